@@ -1,0 +1,83 @@
+# Everything that is done with this repository. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where binaries go; `make build BIN=/somewhere` puts them elsewhere.
+BIN := bin
+DIST := dist
+# Where `make run` keeps its cluster.
+RUN := run
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+# -buildvcs=false: the version is stamped here, and a checkout that belongs to another user must build too.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X kineshim/version.Version=$(VERSION)"
+PRODUCTS := ./cmd/kineshim ./cmd/raftwitness ./cmd/shimctl
+LAB := ./integration/cmd/devcluster ./integration/cmd/kv
+TOOLS := bin/tools
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-16s %s\n' "$$t" "$$d"; done
+
+.PHONY: setup
+setup: ## install PostgreSQL 14-18 if it is missing, check Go
+	@scripts/setup.sh
+
+.PHONY: run
+run: setup build ## start two data nodes and a witness on this machine, data in ./run (K3S=1: print the k3s command too)
+	@exec $(BIN)/devcluster --dir $(RUN) $(if $(filter-out 0,$(K3S)),--k3s)
+
+.PHONY: test
+test: setup ## go vet and all tests, on real PostgreSQL and real processes (TESTFLAGS=... is passed to go test)
+	@scripts/test.sh $(TESTFLAGS)
+
+.PHONY: build
+build: ## build kineshim, raftwitness, shimctl, and the lab's devcluster and kv, into bin/
+	@mkdir -p $(BIN)
+	@echo "build $(VERSION) into $(BIN)/"
+	@$(GOBUILD) -o $(BIN)/ $(PRODUCTS) $(LAB)
+
+.PHONY: cross
+cross: ## build the three binaries for linux amd64, arm64, armv7 and armv6 into dist/
+	@for target in amd64 arm64 armv7:7 armv6:6; do \
+		name=$${target%%:*}; goarch=$$name; goarm=; \
+		if [[ $$target == *:* ]]; then goarch=arm; goarm=$${target##*:}; fi; \
+		echo "build $(VERSION) for linux-$$name"; \
+		mkdir -p "$(DIST)/linux-$$name"; \
+		GOOS=linux GOARCH=$$goarch GOARM=$$goarm $(GOBUILD) -o "$(DIST)/linux-$$name/" $(PRODUCTS); \
+	done
+
+.PHONY: lint
+lint: $(TOOLS)/staticcheck ## gofmt, go vet and staticcheck
+	@bad=$$(gofmt -l .); if [[ -n $$bad ]]; then echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; fi
+	@echo "go vet ./..."; go vet ./...
+	@echo "staticcheck ./..."; $(TOOLS)/staticcheck ./...
+
+.PHONY: proto
+proto: $(TOOLS)/staticcheck ## generate Go code from proto/kineshim.proto (needs protoc: apt-get install protobuf-compiler)
+	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler" >&2; exit 1; }
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" protoc -I proto --go_out=proto --go_opt=paths=source_relative \
+		--go-grpc_out=proto --go-grpc_opt=paths=source_relative kineshim.proto
+
+# One command builds all tools at the versions of tools/go.mod; staticcheck stands for them.
+$(TOOLS)/staticcheck: tools/go.mod tools/go.sum
+	@echo "build the tools into $(TOOLS)/"
+	@GOBIN="$(CURDIR)/$(TOOLS)" go -C tools install tool
+	@touch $@
+
+.PHONY: failover-bench
+failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-node,kill-postgres,silent,switchover, results in OUT=failover.jsonl
+	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/failoverbench
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/failoverbench --rounds $(or $(ROUNDS),50) --out $(or $(OUT),failover.jsonl) $(if $(KINDS),--kinds $(KINDS))
+
+.PHONY: soak
+soak: setup build ## the failover tests many times over, in their long form: ROUNDS=10
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 KINESHIM_ROUNDS=$(or $(ROUNDS),10) go test ./integration -count=1 -timeout 24h -v $(TESTFLAGS)
+
+.PHONY: clean
+clean: ## stop the cluster of `make run`; remove run/, bin/, dist/
+	@scripts/clean.sh $(RUN)
+	@rm -rf $(BIN) $(DIST)

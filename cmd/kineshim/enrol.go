@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"kineshim/config"
+	"kineshim/failover/postgres"
+	"kineshim/raftwitness"
+	"kineshim/raftwitness/record"
+
+	"github.com/google/renameio/v2"
+)
+
+const secretsFile = "secrets.json"
+
+// found makes a new cluster's identities and secrets: this node's own in its data directory, the others' in dir.
+func found(cfg config.Node, dir string, stdout io.Writer) error {
+	if id, err := raftwitness.LoadIdentity(cfg.DataDir); err == nil {
+		return fmt.Errorf("%s belongs to cluster %s already, as %s; nothing was changed", cfg.DataDir, id.ClusterID, id.ServerID)
+	} else if !errors.Is(err, raftwitness.ErrNotEnrolled) {
+		return err
+	}
+	var voters []raftwitness.Peer
+	for name, m := range cfg.Members {
+		role := record.Data
+		if m.Witness() {
+			role = record.Witness
+		}
+		voters = append(voters, raftwitness.Peer{Member: record.Member{Name: name, Role: role}, Raft: m.Raft})
+	}
+	slices.SortFunc(voters, func(a, b raftwitness.Peer) int { return compare(a.Name, b.Name) })
+	secrets, err := json.MarshalIndent(postgres.NewSecrets(), "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	var own raftwitness.Identity
+	for _, id := range raftwitness.Found(cfg.Name, cfg.Timing.HeartbeatTimeout, voters) {
+		if id.Name == cfg.Name {
+			own = id
+			continue
+		}
+		e := raftwitness.Enrolment{Identity: id}
+		if id.Role == record.Data {
+			e.Secrets = secrets
+		}
+		if err := writeEnrolment(filepath.Join(dir, id.Name+".json"), e); err != nil {
+			return err
+		}
+	}
+	if err := saveSecrets(cfg.DataDir, secrets); err != nil {
+		return err
+	}
+	if err := own.Save(cfg.DataDir); err != nil { // last: with it, the node is enrolled
+		return err
+	}
+	fmt.Fprintf(stdout, "founded cluster %s; this node is %s.\nCarry to the other machines, over a trusted path, and remove afterwards:\n", own.ClusterID, own.ServerID)
+	fmt.Fprintf(stdout, "  %s\tkineshim join --config FILE %s.json\n", filepath.Join(dir, cfg.Other()+".json"), cfg.Other())
+	fmt.Fprintf(stdout, "  %s\traftwitness join --config FILE %s.json\n", filepath.Join(dir, cfg.WitnessName()+".json"), cfg.WitnessName())
+	return nil
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func writeEnrolment(path string, e raftwitness.Enrolment) error {
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, append(b, '\n'), 0o600)
+}
+
+// saveSecrets keeps the secrets readable by kineshim alone. The data directory itself may be entered by PostgreSQL's user.
+func saveSecrets(dir string, secrets []byte) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return renameio.WriteFile(filepath.Join(dir, secretsFile), append(secrets, '\n'), 0o600)
+}
+
+func loadSecrets(dir string) (postgres.Secrets, error) {
+	var s postgres.Secrets
+	path := filepath.Join(dir, secretsFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return s, fmt.Errorf("read the cluster's secrets: %w", err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("read the cluster's secrets %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// join takes the identity and the secrets that the founding node made for this node.
+func join(cfg config.Node, path string, stdout io.Writer) error {
+	e, err := raftwitness.ReadEnrolment(path)
+	if err != nil {
+		return err
+	}
+	id := e.Identity
+	switch {
+	case id.Name != cfg.Name:
+		return fmt.Errorf("%s is for %q, this node is %q", path, id.Name, cfg.Name)
+	case id.Role != record.Data || len(e.Secrets) == 0:
+		return fmt.Errorf("%s is not for a data node", path)
+	}
+	if old, err := raftwitness.LoadIdentity(cfg.DataDir); err == nil && old.ServerID != id.ServerID {
+		return fmt.Errorf("%s belongs to cluster %s already, as %s; nothing was changed", cfg.DataDir, old.ClusterID, old.ServerID)
+	}
+	if err := saveSecrets(cfg.DataDir, e.Secrets); err != nil {
+		return err
+	}
+	if err := id.Save(cfg.DataDir); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
+	return nil
+}

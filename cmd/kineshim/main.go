@@ -1,0 +1,133 @@
+// Command kineshim runs a data node: an etcd v3 endpoint in front of a PostgreSQL that it owns, and a Raft voter.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"kineshim/config"
+	"kineshim/version"
+)
+
+const usage = `kineshim runs a data node of a two-plus-witness Kubernetes datastore.
+
+  kineshim init --config FILE --enrolments DIR   found a cluster: makes this node's identity, and in DIR one enrolment file
+                                                 for each of the other two members
+  kineshim join --config FILE ENROLMENT          join a cluster, with the file that the founding node made for this node
+  kineshim --config FILE                         run; SIGTERM hands the primary role over, then stops
+  kineshim --config FILE --check                 say all that is wrong with the configuration
+  kineshim --version
+
+Flags that override the file:
+  --client-listen HOST:PORT   where the etcd API is served to the k3s on this machine
+  --log-level LEVEL           debug, info, warn or error
+  --engine NAME               kine
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// options is the command line.
+type options struct {
+	verb, config, enrolments, enrolment string
+	clientListen, logLevel, engine      string
+	check, version                      bool
+}
+
+// run returns the exit code: 0 fine, 1 failed, 2 called wrongly.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "kineshim: %v\n\n%s", err, usage)
+		return 2
+	case o.version:
+		fmt.Fprintln(stdout, version.Version)
+		return 0
+	}
+	cfg, err := config.LoadNode(o.config)
+	if err == nil {
+		err = o.override(&cfg)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	switch {
+	case o.check:
+		if err = checkPostgres(cfg); err == nil {
+			fmt.Fprintln(stdout, "the configuration is valid")
+		}
+	case o.verb == "init":
+		err = found(cfg, o.enrolments, stdout)
+	case o.verb == "join":
+		err = join(cfg, o.enrolment, stdout)
+	default:
+		err = serve(ctx, cfg, cfg.Log.Logger(stderr))
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "kineshim: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("kineshim", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&o.config, "config", "", "")
+	fs.StringVar(&o.enrolments, "enrolments", "", "")
+	fs.StringVar(&o.clientListen, "client-listen", "", "")
+	fs.StringVar(&o.logLevel, "log-level", "", "")
+	fs.StringVar(&o.engine, "engine", "", "")
+	fs.BoolVar(&o.check, "check", false, "")
+	fs.BoolVar(&o.version, "version", false, "")
+	if len(args) > 0 && (args[0] == "init" || args[0] == "join") {
+		o.verb, args = args[0], args[1:]
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(stderr, usage)
+		}
+		return o, err
+	}
+	switch {
+	case o.version:
+		return o, nil
+	case o.config == "":
+		return o, errors.New("--config is missing")
+	case o.verb == "init" && o.enrolments == "":
+		return o, errors.New("init needs --enrolments DIR, where the files for the other members go")
+	case o.verb == "join" && fs.NArg() != 1:
+		return o, errors.New("join needs the enrolment file that kineshim init made for this node")
+	case o.verb != "join" && fs.NArg() != 0:
+		return o, fmt.Errorf("unknown argument %q", fs.Arg(0))
+	}
+	o.enrolment = fs.Arg(0)
+	return o, nil
+}
+
+// override lets flags win over the file.
+func (o options) override(cfg *config.Node) error {
+	for _, f := range []struct {
+		value string
+		field *string
+	}{{o.clientListen, &cfg.ClientListen}, {o.logLevel, &cfg.Log.Level}, {o.engine, &cfg.Engine}} {
+		if f.value != "" {
+			*f.field = f.value
+		}
+	}
+	return cfg.Validate()
+}

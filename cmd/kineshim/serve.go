@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"kineshim/config"
+	"kineshim/failover"
+	"kineshim/failover/decide"
+	"kineshim/failover/postgres"
+	"kineshim/kineshim"
+	pb "kineshim/proto"
+	"kineshim/raftwitness"
+	"kineshim/version"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+const (
+	// leaveTimeout bounds the hand-over of a primary that is being stopped.
+	leaveTimeout = 15 * time.Second
+	// peerBackoff is the longest pause before the other node is dialled again: its return should be noticed at once.
+	peerBackoff = 200 * time.Millisecond
+)
+
+// serve runs the node until ctx ends, then hands over and stops.
+func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
+	id, err := raftwitness.LoadIdentity(cfg.DataDir)
+	if errors.Is(err, raftwitness.ErrNotEnrolled) {
+		return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := matches(cfg, id); err != nil {
+		return err
+	}
+	secrets, err := loadSecrets(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	pc, err := postgresConfig(cfg, secrets, log)
+	if err != nil {
+		return err
+	}
+	pg, err := postgres.New(pc)
+	if err != nil {
+		return err
+	}
+	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc}
+	return n.run(ctx)
+}
+
+// matches refuses a configuration that does not fit the identity.
+func matches(cfg config.Node, id raftwitness.Identity) error {
+	var errs []error
+	if id.Name != cfg.Name {
+		errs = append(errs, fmt.Errorf("%s is enrolled as %q, the configuration says node: %s", cfg.DataDir, id.Name, cfg.Name))
+	}
+	for _, p := range id.Peers {
+		if _, ok := cfg.Members[p.Name]; !ok {
+			errs = append(errs, fmt.Errorf("the cluster has a member %q, the configuration has no members.%s", p.Name, p.Name))
+		}
+	}
+	if id.Promise != cfg.Timing.HeartbeatTimeout {
+		errs = append(errs, fmt.Errorf("timing.heartbeat_timeout is %v, but the cluster was founded with %v, which all members share", cfg.Timing.HeartbeatTimeout, id.Promise))
+	}
+	return errors.Join(errs...)
+}
+
+// node is a running data node.
+type node struct {
+	cfg config.Node
+	id  raftwitness.Identity
+	log *slog.Logger
+	pg  *postgres.Server
+	pc  postgres.Config
+
+	raft     *raftwitness.Node
+	agent    *failover.Agent
+	endpoint *kineshim.Endpoint
+	servers  []*grpc.Server
+	fail     context.CancelCauseFunc
+}
+
+// run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
+// ground is gone.
+func (n *node) run(ctx context.Context) (err error) {
+	ctx, n.fail = context.WithCancelCause(ctx)
+	defer n.fail(nil)
+
+	raftLn, err := net.Listen("tcp", n.cfg.Self().Raft)
+	if err != nil {
+		return fmt.Errorf("members.%s.raft: %w", n.cfg.Name, err)
+	}
+	listener := raftwitness.NewListener(raftLn, n.log)
+	defer listener.Close()
+	n.raft, err = raftwitness.Open(raftwitness.Config{
+		Dir: filepath.Join(n.cfg.DataDir, "raft"), Identity: n.id, Listener: listener, Log: n.log,
+		Address: func(name string) string { return n.cfg.Members[name].Raft },
+	})
+	if err != nil {
+		return err
+	}
+	stopRaft := n.background(n.raft.Run)
+	defer func() { err = errors.Join(err, stopRaft()) }()
+
+	peer, err := grpc.NewClient(n.cfg.Members[n.cfg.Other()].Peer, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: peerBackoff / 4, Multiplier: 1.6, MaxDelay: peerBackoff},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return err
+	}
+	defer peer.Close()
+	if err := n.build(pb.NewPeerClient(peer)); err != nil {
+		return err
+	}
+	defer n.endpoint.Close()
+	if err := n.listen(); err != nil {
+		return err
+	}
+	defer n.stopServers()
+	stopAgent := n.background(n.agent.Run)
+	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
+		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
+
+	<-ctx.Done()
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) {
+		cause = nil
+		n.log.Info("stopping")
+		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		n.agent.Leave(leave)
+		cancel()
+	}
+	return errors.Join(cause, stopAgent())
+}
+
+// background runs f until the returned function is called, which returns f's error. If f ends before, the node stops.
+func (n *node) background(f func(context.Context) error) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		err := f(ctx)
+		if ctx.Err() == nil {
+			n.fail(errors.Join(errors.New("a part of the node has ended by itself"), err))
+		}
+		done <- err
+	}()
+	return func() error {
+		cancel()
+		return <-done
+	}
+}
+
+// build makes the agent and the endpoint, which need each other.
+func (n *node) build(peer pb.PeerClient) error {
+	var err error
+	n.agent = failover.New(failover.Config{
+		Self: n.cfg.Name, Other: n.cfg.Other(), Witness: n.cfg.WitnessName(), ServerID: n.id.ServerID, ClusterID: n.id.ClusterID,
+		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: peer,
+		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, Log: n.log,
+		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
+	})
+	n.endpoint, err = kineshim.New(kineshim.Options{
+		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, Engine: kineshim.KineEngine, HeaderInfo: n.header, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.agent.SetEngine(engine{e: n.endpoint, pg: n.pg, socketDir: n.cfg.Postgres.SocketDir, port: n.pc.Port, log: n.log})
+	return nil
+}
+
+// header is what etcd's response headers say of this cluster.
+func (n *node) header() kineshim.HeaderInfo {
+	return kineshim.HeaderInfo{ClusterID: number(n.id.ClusterID), MemberID: number(n.id.ServerID), RaftTerm: n.raft.Status().Term}
+}
+
+// number makes one of etcd's numeric IDs of a name.
+func number(name string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return h.Sum64()
+}
+
+// listen opens the client, the peer and the control server.
+func (n *node) listen() error {
+	client := grpc.NewServer(n.endpoint.ClientServerOptions()...)
+	n.endpoint.Register(client)
+	peer := grpc.NewServer(n.endpoint.PeerServerOptions()...)
+	n.endpoint.Register(peer)
+	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
+	control := grpc.NewServer()
+	pb.RegisterControlServer(control, failover.ControlServer{Agent: n.agent})
+
+	for _, s := range []struct {
+		server               *grpc.Server
+		network, addr, about string
+	}{
+		{peer, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
+		{control, "unix", n.cfg.ControlSocket, "control_socket"},
+		{client, "tcp", n.cfg.ClientListen, "client_listen"},
+	} {
+		ln, err := listenOn(s.network, s.addr)
+		if err != nil {
+			n.stopServers()
+			return fmt.Errorf("%s: %w", s.about, err)
+		}
+		n.servers = append(n.servers, s.server)
+		go func() { // ends with Stop
+			if err := s.server.Serve(ln); err != nil {
+				n.fail(fmt.Errorf("%s: %w", s.about, err))
+			}
+		}()
+	}
+	return nil
+}
+
+// listenOn opens a TCP port, or a unix socket that only this user may use, in place of what an earlier process left.
+func listenOn(network, addr string) (net.Listener, error) {
+	if network != "unix" {
+		return net.Listen(network, addr)
+	}
+	if err := os.Remove(addr); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(addr, 0o600); err != nil {
+		ln.Close()
+		return nil, err
+	}
+	return ln, nil
+}
+
+func (n *node) stopServers() {
+	for _, s := range n.servers {
+		s.Stop()
+	}
+}

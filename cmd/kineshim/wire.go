@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"kineshim/config"
+	"kineshim/failover"
+	"kineshim/failover/postgres"
+	"kineshim/kineshim"
+	"kineshim/raftwitness"
+	"kineshim/raftwitness/record"
+	"log/slog"
+)
+
+// store gives the agent its Raft voter.
+type store struct{ *raftwitness.Node }
+
+func (s store) Propose(ctx context.Context, c record.Command) (failover.Outcome, error) {
+	err := s.Node.Propose(ctx, c)
+	switch {
+	case err == nil:
+		return failover.Done, nil
+	case errors.Is(err, raftwitness.ErrUnknownOutcome):
+		return failover.Unknown, err
+	}
+	return failover.NotDone, err
+}
+
+func (s store) Status() failover.RaftStatus {
+	r := s.Node.Status()
+	return failover.RaftStatus{
+		Leader: r.Leader, Barrier: r.Barrier, Forfeited: r.Forfeited, LeaderName: r.LeaderName,
+		Term: r.Term, CommitIndex: r.CommitIndex, LeaseLeft: r.LeaseLeft, Heard: r.Heard,
+	}
+}
+
+// gate gives the endpoint the agent's gate.
+type gate struct{ g *failover.Gate }
+
+func (g gate) Enter() (kineshim.Token, error) {
+	t, err := g.g.Enter()
+	if err != nil {
+		return kineshim.Token{}, &kineshim.ClosedError{Why: err.Error()}
+	}
+	return kineshim.Token(t), nil
+}
+
+func (g gate) Check(t kineshim.Token) error { return g.g.Check(failover.Token(t)) }
+
+func (g gate) Wait(ctx context.Context, t kineshim.Token) error {
+	return g.g.Wait(ctx, failover.Token(t))
+}
+
+// router gives the endpoint the agent's routes.
+type router struct{ a *failover.Agent }
+
+func (r router) Route() kineshim.Route {
+	x := r.a.Route()
+	return kineshim.Route{Local: x.Local, Target: x.Target, Node: x.Node, Why: x.Why, Done: x.Done}
+}
+
+// engine gives the agent the endpoint's engine.
+type engine struct {
+	e  *kineshim.Endpoint
+	pg *postgres.Server
+	// socketDir and port name PostgreSQL's socket.
+	socketDir string
+	port      int
+	log       *slog.Logger
+}
+
+func (e engine) StartEngine(ctx context.Context, s failover.Session) error {
+	return e.e.StartEngine(ctx, kineshim.Session{
+		Epoch: s.Epoch, Generation: s.Generation, SocketDir: e.socketDir, Port: e.port, DSN: e.pg.KineDSN, Log: e.log,
+	})
+}
+
+func (e engine) StopEngine()                   { e.e.StopEngine() }
+func (e engine) EngineFailed() <-chan struct{} { return e.e.EngineFailed() }
+
+// postgresConfig is the local PostgreSQL as configured.
+func postgresConfig(cfg config.Node, secrets postgres.Secrets, log *slog.Logger) (postgres.Config, error) {
+	host, port, err := hostPort(cfg.Self().Postgres)
+	if err != nil {
+		return postgres.Config{}, err
+	}
+	peerHost, peerPort, err := hostPort(cfg.Members[cfg.Other()].Postgres)
+	if err != nil {
+		return postgres.Config{}, err
+	}
+	return postgres.Config{
+		BinDir: cfg.Postgres.BinDir, OSUser: cfg.Postgres.OSUser, Settings: cfg.Postgres.Settings, SlotKeep: cfg.Postgres.SlotKeep,
+		DataDir: filepath.Join(cfg.DataDir, "pgdata"), StateDir: cfg.DataDir, SocketDir: cfg.Postgres.SocketDir,
+		ListenHost: host, Port: port, Peer: postgres.HostPort{Host: peerHost, Port: peerPort}, Secrets: secrets, Log: log,
+	}, nil
+}
+
+func hostPort(s string) (string, int, error) {
+	host, p, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err := strconv.Atoi(p)
+	return host, port, err
+}
+
+// checkPostgres reports what PostgreSQL's part of the configuration lacks.
+func checkPostgres(cfg config.Node) error {
+	pc, err := postgresConfig(cfg, postgres.NewSecrets(), slog.New(slog.DiscardHandler))
+	if err == nil {
+		_, err = postgres.New(pc)
+	}
+	return err
+}

@@ -1,0 +1,163 @@
+// Command raftwitness is the third voter of a kineshim cluster: it holds no data and decides nothing.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"kineshim/config"
+	"kineshim/raftwitness"
+	"kineshim/version"
+)
+
+const usage = `raftwitness is the third voter of kineshim clusters: a few MB, no data, hardly a write to disk.
+
+  raftwitness --config FILE                    run
+  raftwitness join --config FILE ENROLMENT     join a cluster, with the file that "kineshim init" made for this witness;
+                                               may be repeated for several clusters
+  raftwitness --config FILE --check            say what is wrong with the configuration
+  raftwitness --version
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit code: 0 fine, 1 failed, 2 called wrongly.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("raftwitness", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() { fmt.Fprint(stderr, usage) }
+	path := fs.String("config", "", "configuration file")
+	check := fs.Bool("check", false, "check the configuration and exit")
+	show := fs.Bool("version", false, "print the version and exit")
+	join := len(args) > 0 && args[0] == "join"
+	if join {
+		args = args[1:]
+	}
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case *show:
+		fmt.Fprintln(stdout, version.Version)
+		return 0
+	case *path == "", join != (fs.NArg() == 1):
+		fs.Usage()
+		return 2
+	}
+	cfg, err := config.LoadWitness(*path)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	switch {
+	case *check:
+		fmt.Fprintln(stdout, "the configuration is valid")
+		return 0
+	case join:
+		err = enrol(cfg, fs.Arg(0), stdout)
+	default:
+		err = serve(ctx, cfg, cfg.Log.Logger(stderr))
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "raftwitness: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// enrol takes the identity that the founding node made for this witness.
+func enrol(cfg config.Witness, path string, stdout io.Writer) error {
+	id, err := raftwitness.LoadEnrolment(path)
+	if err != nil {
+		return err
+	}
+	if id.Name != cfg.Name {
+		return fmt.Errorf("%s is for %q, this witness is %q", path, id.Name, cfg.Name)
+	}
+	if err := id.Save(filepath.Join(cfg.DataDir, id.ClusterID)); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
+	return nil
+}
+
+// serve runs the groups of all clusters that this witness has joined, until ctx ends.
+func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
+	ids, err := identities(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return err
+	}
+	l := raftwitness.NewListener(ln, log)
+	defer l.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for dir, id := range ids {
+		glog := log.With("cluster", id.ClusterID)
+		n, err := raftwitness.Open(raftwitness.Config{Dir: dir, Identity: id, Listener: l, Log: glog})
+		if err != nil {
+			cancel(nil)
+			return fmt.Errorf("cluster %s: %w", id.ClusterID, err)
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := n.Run(ctx); err != nil {
+				cancel(fmt.Errorf("cluster %s: %w", id.ClusterID, err))
+			}
+		}()
+		glog.Info("votes", "as", id.ServerID, "listen", ln.Addr().String(), "version", version.Version)
+	}
+	<-ctx.Done()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// identities reads the clusters joined, by directory.
+func identities(dataDir string) (map[string]raftwitness.Identity, error) {
+	entries, err := os.ReadDir(dataDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	ids := map[string]raftwitness.Identity{}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		dir := filepath.Join(dataDir, e.Name())
+		id, err := raftwitness.LoadIdentity(dir)
+		if errors.Is(err, raftwitness.ErrNotEnrolled) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ids[dir] = id
+	}
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("%s: this witness has joined no cluster yet: raftwitness join --config FILE ENROLMENT", dataDir)
+	}
+	return ids, nil
+}

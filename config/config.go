@@ -1,0 +1,319 @@
+// Package config reads the YAML file of a data node and of a witness. Unknown keys are refused; Validate reports all
+// mistakes at once.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Node is the file of a data node.
+type Node struct {
+	// Name is this node's name, as it stands in Members.
+	Name string `yaml:"node"`
+	// DataDir holds everything that the node keeps.
+	DataDir string `yaml:"data_dir"`
+	// ClientListen is where the etcd API is served to the k3s beside the node.
+	ClientListen string `yaml:"client_listen"`
+	// Engine answers the etcd API on the primary: "kine".
+	Engine string `yaml:"engine"`
+	// ControlSocket is where shimctl reaches the node; "" is control.sock in DataDir.
+	ControlSocket string `yaml:"control_socket"`
+	// Members says how the three voters reach one another, by name.
+	Members  map[string]Member `yaml:"members"`
+	Postgres Postgres          `yaml:"postgres"`
+	Timing   Timing            `yaml:"timing"`
+	Log      Log               `yaml:"log"`
+}
+
+// Member is how one voter is reached; host:port each. A witness has only Raft.
+type Member struct {
+	Raft     string `yaml:"raft"`
+	Peer     string `yaml:"peer,omitempty"`
+	Postgres string `yaml:"postgres,omitempty"`
+}
+
+// Witness reports whether the member holds no data.
+func (m Member) Witness() bool { return m.Peer == "" && m.Postgres == "" }
+
+// Postgres is how the node runs its PostgreSQL.
+type Postgres struct {
+	// BinDir holds postgres, initdb, pg_basebackup and pg_rewind; "" asks pg_config --bindir, then looks below /usr/lib/postgresql.
+	BinDir string `yaml:"bin_dir,omitempty"`
+	// OSUser runs PostgreSQL when kineshim runs as root; "" is postgres.
+	OSUser string `yaml:"os_user,omitempty"`
+	// SocketDir holds PostgreSQL's socket; "" is sock in DataDir.
+	SocketDir string `yaml:"socket_dir,omitempty"`
+	// Settings are further settings of postgresql.conf.
+	Settings map[string]string `yaml:"settings,omitempty"`
+	// SlotKeep caps the WAL kept for an absent standby, in PostgreSQL's units; "" is 2GB.
+	SlotKeep string `yaml:"slot_keep,omitempty"`
+}
+
+// Timing holds the durations that decide how fast a failure is noticed. Zero is the default.
+type Timing struct {
+	// HeartbeatTimeout is the silence after which a leader is given up. Fixed for all three voters by kineshim init.
+	HeartbeatTimeout time.Duration `yaml:"heartbeat_timeout,omitempty"`
+	// ReplicationStall is how long commits wait for a silent standby before the primary goes on alone.
+	ReplicationStall time.Duration `yaml:"replication_stall,omitempty"`
+	// WitnessLostAfter is the witness's silence after which the record no longer counts on it.
+	WitnessLostAfter time.Duration `yaml:"witness_lost_after,omitempty"`
+}
+
+// Log says what is logged to standard error.
+type Log struct {
+	// Level is debug, info, warn or error; "" is info.
+	Level string `yaml:"level,omitempty"`
+	// Format is text or json; "" is text.
+	Format string `yaml:"format,omitempty"`
+}
+
+// Witness is the file of a witness.
+type Witness struct {
+	// Name is the witness's name in all its clusters.
+	Name    string `yaml:"node"`
+	DataDir string `yaml:"data_dir"`
+	// Listen is the port shared by all clusters, host:port.
+	Listen string `yaml:"listen"`
+	Log    Log    `yaml:"log"`
+}
+
+// Defaults.
+const (
+	DefaultHeartbeatTimeout = 500 * time.Millisecond
+	DefaultReplicationStall = time.Second
+	DefaultWitnessLostAfter = 10 * time.Second
+	DefaultClientListen     = "127.0.0.1:2379"
+	DefaultSlotKeep         = "2GB"
+)
+
+// LoadNode reads and validates a data node's file.
+func LoadNode(path string) (Node, error) {
+	n := Node{ClientListen: DefaultClientListen, Engine: "kine"}
+	if err := load(path, &n); err != nil {
+		return n, err
+	}
+	n.setDefaults()
+	if err := n.Validate(); err != nil {
+		return n, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return n, nil
+}
+
+// LoadWitness reads and validates a witness's file.
+func LoadWitness(path string) (Witness, error) {
+	var w Witness
+	if err := load(path, &w); err != nil {
+		return w, err
+	}
+	if err := w.Validate(); err != nil {
+		return w, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return w, nil
+}
+
+func load(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(v); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func (n *Node) setDefaults() {
+	if n.ControlSocket == "" {
+		n.ControlSocket = filepath.Join(n.DataDir, "control.sock")
+	}
+	if n.Postgres.SocketDir == "" {
+		n.Postgres.SocketDir = filepath.Join(n.DataDir, "sock")
+	}
+	if n.Postgres.SlotKeep == "" {
+		n.Postgres.SlotKeep = DefaultSlotKeep
+	}
+	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
+	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
+	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
+}
+
+func setDuration(d *time.Duration, def time.Duration) {
+	if *d == 0 {
+		*d = def
+	}
+}
+
+// Self is the node's own member entry.
+func (n *Node) Self() Member { return n.Members[n.Name] }
+
+// Other is the name of the other data node.
+func (n *Node) Other() string {
+	for name, m := range n.Members {
+		if name != n.Name && !m.Witness() {
+			return name
+		}
+	}
+	return ""
+}
+
+// WitnessName is the name of the witness.
+func (n *Node) WitnessName() string {
+	for name, m := range n.Members {
+		if m.Witness() {
+			return name
+		}
+	}
+	return ""
+}
+
+// nameForm keeps names usable in file names, server IDs and messages.
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
+
+// mistakes collects what is wrong, each with the key it is about.
+type mistakes []error
+
+func (m *mistakes) add(key, format string, args ...any) {
+	*m = append(*m, fmt.Errorf("  %s: "+format, append([]any{key}, args...)...))
+}
+
+// Validate reports all mistakes at once.
+func (n *Node) Validate() error {
+	var m mistakes
+	m.name("node", n.Name)
+	m.dir("data_dir", n.DataDir)
+	m.hostPort("client_listen", n.ClientListen)
+	if host, _, err := net.SplitHostPort(n.ClientListen); err == nil && !loopback(host) {
+		m.add("client_listen", "%q is not a loopback address; the endpoint has no TLS yet, so only the k3s on this machine may reach it", n.ClientListen)
+	}
+	if n.Engine != "kine" {
+		m.add("engine", "%q is not known; use kine", n.Engine)
+	}
+	m.members(n)
+	m.timing(n.Timing)
+	m.log(n.Log)
+	if p := n.ControlSocket; len(p) > maxSocketPath {
+		m.add("control_socket", "%q is %d bytes long; a socket's path has at most %d: set it to a shorter path", p, len(p), maxSocketPath)
+	}
+	return errors.Join(m...)
+}
+
+// maxSocketPath is the size of sockaddr_un.sun_path on Linux, less the closing NUL.
+const maxSocketPath = 107
+
+func (m *mistakes) members(n *Node) {
+	data, witnesses := 0, 0
+	for _, name := range sortedKeys(n.Members) {
+		e := n.Members[name]
+		key := "members." + name
+		m.name(key, name)
+		m.hostPort(key+".raft", e.Raft)
+		if e.Witness() {
+			witnesses++
+			continue
+		}
+		data++
+		m.hostPort(key+".peer", e.Peer)
+		m.hostPort(key+".postgres", e.Postgres)
+	}
+	if data != 2 || witnesses != 1 {
+		m.add("members", "%d with peer and postgres, %d with raft only; a cluster is two data nodes and one witness", data, witnesses)
+	}
+	if _, ok := n.Members[n.Name]; !ok {
+		m.add("members", "this node, %q, is not among them", n.Name)
+	} else if n.Self().Witness() {
+		m.add("members", "this node, %q, has no peer and postgres address; a witness runs raftwitness instead", n.Name)
+	}
+}
+
+// Bounds of Timing: below them a busy machine fails over by itself, above them nobody wants to wait.
+const (
+	minHeartbeat, maxHeartbeat     = 100 * time.Millisecond, 10 * time.Second
+	minStall, maxStall             = 200 * time.Millisecond, time.Minute
+	minWitnessLost, maxWitnessLost = time.Second, time.Hour
+)
+
+func (m *mistakes) timing(t Timing) {
+	for _, d := range []struct {
+		key      string
+		v        time.Duration
+		from, to time.Duration
+	}{
+		{"timing.heartbeat_timeout", t.HeartbeatTimeout, minHeartbeat, maxHeartbeat},
+		{"timing.replication_stall", t.ReplicationStall, minStall, maxStall},
+		{"timing.witness_lost_after", t.WitnessLostAfter, minWitnessLost, maxWitnessLost},
+	} {
+		if d.v < d.from || d.v > d.to {
+			m.add(d.key, "%v is outside %v to %v", d.v, d.from, d.to)
+		}
+	}
+}
+
+func (m *mistakes) log(l Log) {
+	if !slices.Contains([]string{"", "debug", "info", "warn", "error"}, l.Level) {
+		m.add("log.level", "%q is not debug, info, warn or error", l.Level)
+	}
+	if !slices.Contains([]string{"", "text", "json"}, l.Format) {
+		m.add("log.format", "%q is not text or json", l.Format)
+	}
+}
+
+// Validate reports all mistakes at once.
+func (w *Witness) Validate() error {
+	var m mistakes
+	m.name("node", w.Name)
+	m.dir("data_dir", w.DataDir)
+	m.hostPort("listen", w.Listen)
+	m.log(w.Log)
+	return errors.Join(m...)
+}
+
+func (m *mistakes) name(key, v string) {
+	if !nameForm.MatchString(v) {
+		m.add(key, "%q is not a name: lower-case letters, digits, '.' and '-', at most 63", v)
+	}
+}
+
+func (m *mistakes) dir(key, v string) {
+	if !filepath.IsAbs(v) {
+		m.add(key, "%q is not an absolute path", v)
+	}
+}
+
+func (m *mistakes) hostPort(key, v string) {
+	_, port, err := net.SplitHostPort(v)
+	if err != nil {
+		m.add(key, "%q is not host:port", v)
+		return
+	}
+	if p, err := strconv.ParseUint(port, 10, 16); err != nil || p == 0 {
+		m.add(key, "%q has no port between 1 and 65535", v)
+	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	var ks []string
+	for k := range m {
+		ks = append(ks, k)
+	}
+	slices.Sort(ks)
+	return ks
+}

@@ -1,0 +1,291 @@
+// Package failover is the agent of a data node: it observes the local PostgreSQL, the other data node and Raft, asks decide
+// what to do, and does it.
+package failover
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kineshim/failover/decide"
+	"kineshim/failover/postgres"
+	pb "kineshim/proto"
+	"kineshim/raftwitness/record"
+)
+
+// Outcome is what became of a proposal.
+type Outcome int
+
+const (
+	// NotDone: the record is unchanged by it, and will stay so.
+	NotDone Outcome = iota
+	// Done: it is committed and applied here.
+	Done
+	// Unknown: it may be committed, now or later.
+	Unknown
+)
+
+// RaftStatus is what the agent needs to know of Raft; see raftwitness.Status.
+type RaftStatus struct {
+	Leader, Barrier, Forfeited bool
+	LeaderName                 string
+	Term, CommitIndex          uint64
+	LeaseLeft                  time.Duration
+	// Heard is, on a leader, the time since each other voter answered in this term, by name.
+	Heard map[string]time.Duration
+}
+
+// Store is the cluster record and the voter that keeps it.
+type Store interface {
+	// Record is the record as applied here, not to be modified, and the log index up to which it is.
+	Record() (*record.Record, uint64)
+	// Propose commits a command. With NotDone or Unknown the error says why.
+	Propose(context.Context, record.Command) (Outcome, error)
+	// Settle returns when this leader knows the outcome of all proposals ever made.
+	Settle(context.Context) error
+	// HandOver forfeits this leader's lease and offers the leadership to the named voter.
+	HandOver(ctx context.Context, name string) error
+	Status() RaftStatus
+	// LeaseLeft is how long this leader may answer without asking anybody; 0: not at all. It is called on every request.
+	LeaseLeft() time.Duration
+	// Changes returns a channel that gets a value after each change of record or leadership, until stop is called.
+	Changes() (c <-chan struct{}, stop func())
+}
+
+// Session is one life of PostgreSQL's shared memory in one epoch.
+type Session struct {
+	Epoch, Generation uint64
+}
+
+// Engine answers the etcd API on the primary.
+type Engine interface {
+	StartEngine(ctx context.Context, s Session) error
+	// StopEngine returns when no request is under way any more.
+	StopEngine()
+	// EngineFailed is closed when the current engine is broken; nil without one.
+	EngineFailed() <-chan struct{}
+}
+
+// Config is what an Agent needs. All fields are required.
+type Config struct {
+	Self, Other, Witness string
+	ServerID             string
+	ClusterID            string
+	Members              []record.Member
+	Founder              bool
+	Version              string
+	Store                Store
+	Postgres             *postgres.Server
+	Engine               Engine
+	// Peer calls the other data node.
+	Peer   pb.PeerClient
+	Timing decide.Timing
+	// PeerAddress is the other data node's peer address, to which requests are forwarded.
+	PeerAddress string
+	Log         *slog.Logger
+}
+
+// Agent runs one data node. Make it with New, then call Run once.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	pg       *postgres.Server
+	store    Store
+	gate     *Gate
+	routes   *routes
+	wakeCh   chan struct{}
+	beatCh   chan struct{}
+	// over is closed when Run ends: it ends the goroutines that watch something.
+	over     chan struct{}
+	instance string
+	started  time.Time
+	// confirmed and pairing are read by the gate on every request; see decide.Input.
+	confirmed, pairing atomic.Bool
+
+	mu sync.Mutex // guards the fields below
+	local
+	peer peer
+	wish wish
+	raft raftMemory
+
+	// Each lane carries out one action at a time: on PostgreSQL, on who acknowledges commits, on Raft.
+	postgresLane, syncLane, raftLane *lane
+	wg                               sync.WaitGroup
+}
+
+// raftMemory is what must be remembered between two looks at Raft.
+type raftMemory struct {
+	leaderSince time.Time // zero: not leader
+	leaderTerm  uint64
+	plan        decide.Plan
+	notArmed    []string
+}
+
+const (
+	// tick is how often the agent decides when nothing wakes it: the resolution of all its thresholds.
+	tick = 50 * time.Millisecond
+)
+
+// New makes an agent and starts nothing.
+func New(cfg Config) *Agent {
+	a := &Agent{
+		cfg: cfg, log: cfg.Log, pg: cfg.Postgres, store: cfg.Store, instance: newNonce(), started: time.Now(),
+		wakeCh: make(chan struct{}, 1), beatCh: make(chan struct{}, 1), over: make(chan struct{}),
+	}
+	a.gate = &Gate{store: cfg.Store, confirmed: &a.confirmed, pairing: &a.pairing, name: cfg.Self}
+	a.gate.close("starting")
+	a.routes = newRoutes()
+	a.postgresLane, a.syncLane, a.raftLane = &lane{agent: a}, &lane{agent: a}, &lane{agent: a}
+	a.local.unstreamedSince, a.local.downSince = a.started, a.started
+	return a
+}
+
+// SetEngine gives the agent its engine, which may need the agent's gate and routes. To be called before Run.
+func (a *Agent) SetEngine(e Engine) { a.cfg.Engine = e }
+
+// Gate says whether this node may answer.
+func (a *Agent) Gate() *Gate { return a.gate }
+
+// wake makes the agent decide at once.
+func (a *Agent) wake() { poke(a.wakeCh) }
+
+// beat tells the other node at once how this one is.
+func (a *Agent) beat() { poke(a.beatCh) }
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run serves until ctx ends; then it closes the gate, ends what is under way and stops PostgreSQL. A clean hand-over is asked
+// for with Leave before.
+func (a *Agent) Run(ctx context.Context) error {
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := a.inspect(inner); err != nil {
+		return err
+	}
+	changes, stop := a.store.Changes()
+	defer stop()
+	a.own(func() { a.watchPostgres(inner) })
+	a.own(func() { a.probe(inner) })
+	a.own(func() { a.exchange(inner) })
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for ctx.Err() == nil {
+		a.step(inner)
+		select {
+		case <-ctx.Done():
+		case <-a.wakeCh:
+		case <-changes:
+		case <-t.C:
+		}
+	}
+	a.gate.end("stopping")
+	a.routes.set(Route{Why: "kineshim is stopping"})
+	cancel()
+	for _, l := range []*lane{a.postgresLane, a.syncLane, a.raftLane} {
+		l.stop()
+	}
+	close(a.over)
+	a.wg.Wait()
+	a.cfg.Engine.StopEngine()
+	stopCtx, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer done()
+	if err := a.stopPostgres(stopCtx); err != nil && !errors.Is(err, postgres.ErrNotRunning) {
+		return err
+	}
+	return nil
+}
+
+// stopTimeout bounds the shutdown of PostgreSQL at the end.
+const stopTimeout = 20 * time.Second
+
+// stopPostgres ends PostgreSQL: a standby in good order, a primary at once, so that no commit that waits is cut short into
+// one that looks done.
+func (a *Agent) stopPostgres(ctx context.Context) error {
+	a.mu.Lock()
+	standby := a.role() == decide.Standby
+	a.mu.Unlock()
+	if standby {
+		fast, cancel := context.WithTimeout(ctx, stopTimeout/2)
+		defer cancel()
+		if err := a.pg.StopFast(fast); err == nil {
+			return nil
+		}
+	}
+	return a.pg.StopImmediate(ctx)
+}
+
+// own runs f as a goroutine that Run waits for.
+func (a *Agent) own(f func()) {
+	a.wg.Add(1)
+	go func() {
+		defer a.wg.Done()
+		f()
+	}()
+}
+
+// when runs f once c is closed, unless Run ends before. A nil c never is.
+func (a *Agent) when(c <-chan struct{}, f func()) {
+	a.own(func() {
+		select {
+		case <-c:
+			f()
+		case <-a.over:
+		}
+	})
+}
+
+// step decides once and sets going what was decided.
+func (a *Agent) step(ctx context.Context) {
+	a.mu.Lock()
+	in := a.input()
+	plan := decide.Decide(&in)
+	old := a.raft.plan
+	a.raft.plan = plan
+	a.raft.notArmed = decide.NotArmed(&in)
+	a.expireWish(&in)
+	a.mu.Unlock()
+
+	if in.Raft.Leads() {
+		a.confirmed.Store(true)
+	}
+	a.applyGate(&in, plan)
+	a.applyRoute(&in, plan)
+	if plan.Relief != old.Relief {
+		a.beat()
+	}
+	a.postgresLane.offer(ctx, plan.Postgres)
+	a.syncLane.offer(ctx, plan.Sync)
+	a.raftLane.offer(ctx, plan.Raft)
+}
+
+// applyGate opens or closes the gate as the plan says.
+func (a *Agent) applyGate(in *decide.Input, plan decide.Plan) {
+	wasOpen := a.gate.accepting()
+	if plan.Closed != "" {
+		a.gate.close(plan.Closed)
+		if !in.Local.Session || in.Local.Role != decide.Primary || in.Record.Primary != in.Self {
+			a.gate.end(plan.Closed)
+		}
+	} else {
+		a.gate.open()
+	}
+	if open := a.gate.accepting(); open != wasOpen {
+		if open {
+			a.log.Info("gate open: this node answers", "phase", "gate_open", "epoch", in.Record.Epoch, "timeline", in.Local.Timeline, "mode", in.Record.Mode())
+			a.mu.Lock()
+			a.local.servedEpoch = in.Record.Epoch
+			a.mu.Unlock()
+		} else {
+			a.log.Info("gate closed", "why", plan.Closed, "epoch", in.Record.Epoch)
+		}
+		a.beat()
+	}
+}

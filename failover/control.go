@@ -1,0 +1,166 @@
+package failover
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"kineshim/failover/decide"
+	pb "kineshim/proto"
+	"kineshim/raftwitness/record"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ControlServer is the service that shimctl calls.
+type ControlServer struct {
+	pb.UnimplementedControlServer
+	Agent *Agent
+}
+
+// Status is this node's view of the cluster.
+func (s ControlServer) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+	return s.Agent.status(), nil
+}
+
+// Promote is a switchover or a forced promotion.
+func (s ControlServer) Promote(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteResponse, error) {
+	a := s.Agent
+	rec, _ := a.store.Record()
+	switch {
+	case in.Node != a.cfg.Self && in.Node != a.cfg.Other:
+		return nil, status.Errorf(codes.InvalidArgument, "%q is not a data node; the data nodes are %s and %s", in.Node, a.cfg.Self, a.cfg.Other)
+	case !rec.Initialised():
+		return &pb.PromoteResponse{Reason: "the cluster is not initialised yet; see shimctl status"}, nil
+	case in.Force:
+		return a.force(ctx, in)
+	case rec.Primary == a.cfg.Self || rec.Primary == in.Node:
+		return a.switchover(ctx, in.Node)
+	}
+	r, err := a.cfg.Peer.Switchover(ctx, in)
+	if err != nil {
+		return &pb.PromoteResponse{Reason: fmt.Sprintf(
+			"the primary %s cannot be reached to hand its role over (%s). If it is dead, failover is automatic while the cluster is armed; "+
+				"if it was not armed and %s is lost for good, shimctl promote %s --force shows what that would lose",
+			rec.Primary, status.Convert(err).Message(), rec.Primary, in.Node)}, nil
+	}
+	return r, nil
+}
+
+// PreviewForce says what a forced promotion of this node would lose.
+func (s ControlServer) PreviewForce(_ context.Context, in *pb.PreviewForceRequest) (*pb.PreviewForceResponse, error) {
+	if in.Node != s.Agent.cfg.Self {
+		return &pb.PreviewForceResponse{Reason: fmt.Sprintf("a node is forced on the node itself: run this on %s", in.Node)}, nil
+	}
+	return s.Agent.previewForce(), nil
+}
+
+func (a *Agent) previewForce() *pb.PreviewForceResponse {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	in := a.input()
+	no := func(format string, args ...any) *pb.PreviewForceResponse {
+		return &pb.PreviewForceResponse{Reason: fmt.Sprintf(format, args...)}
+	}
+	p := a.peer.state
+	switch {
+	case !in.Record.Initialised():
+		return no("the cluster is not initialised yet")
+	case in.Record.Primary == a.cfg.Self:
+		return no("%s is the primary already", a.cfg.Self)
+	case in.Peer.Age <= in.Timing.Silence && !in.Peer.Refused && p.GateOpen:
+		return no("the primary %s is alive and answers: use shimctl promote %s without --force", a.cfg.Other, a.cfg.Self)
+	case in.Local.Role != decide.Standby:
+		return no("PostgreSQL here is %s: there is nothing to promote", in.Local.Role)
+	case in.Local.SystemID != in.Record.SystemID:
+		return no("the database here is not the cluster's")
+	case !in.Raft.Leads():
+		return no("this node has no majority: %s and the witness %s are both out of reach, or an election is under way. Bring the witness back, then try again", a.cfg.Other, a.cfg.Witness)
+	}
+	r := &pb.PreviewForceResponse{Possible: true, PrimarySilentMs: -1, Confirm: confirmToken(in.Record, a.instance)}
+	if p != nil {
+		r.PrimarySilentMs = time.Since(a.peer.at).Milliseconds()
+		if p.Epoch == in.Record.Epoch && decide.Role(p.Role) == decide.Primary {
+			r.LossKnown = true
+			if lsn := record.LSN(p.FlushLsn); lsn > in.Local.LSN {
+				r.LossBytes = uint64(lsn - in.Local.LSN)
+			}
+			if !a.peer.caughtUpAt.IsZero() && r.LossBytes > 0 {
+				r.LossMs = a.peer.at.Sub(a.peer.caughtUpAt).Milliseconds()
+			}
+		}
+	}
+	return r
+}
+
+// confirmToken ties a confirmation to what the operator was shown.
+func confirmToken(r *record.Record, instance string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s", r.ClusterID, r.Primary, r.Epoch, instance))
+	return hex.EncodeToString(sum[:6])
+}
+
+func (a *Agent) force(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteResponse, error) {
+	began := time.Now()
+	if in.Node != a.cfg.Self {
+		return &pb.PromoteResponse{Reason: fmt.Sprintf("a node is forced on the node itself: run this on %s", in.Node)}, nil
+	}
+	preview := a.previewForce()
+	if !preview.Possible {
+		return &pb.PromoteResponse{Reason: preview.Reason}, nil
+	}
+	if in.Confirm != preview.Confirm {
+		return &pb.PromoteResponse{Reason: "the cluster has changed since the loss was shown: look again"}, nil
+	}
+	a.mu.Lock()
+	a.wish.force = began.Add(forceTimeout)
+	a.mu.Unlock()
+	a.log.Warn("an operator forces the promotion of this node", "operator", in.Operator, "lossKnown", preview.LossKnown, "lossBytes", preview.LossBytes)
+	a.wake()
+	for time.Since(began) < forceTimeout {
+		if !pause(ctx, wishPoll) {
+			return nil, ctx.Err()
+		}
+		if rec, _ := a.store.Record(); rec.Primary == a.cfg.Self && a.gate.accepting() {
+			return &pb.PromoteResponse{Done: true, Epoch: rec.Epoch, TookMs: time.Since(began).Milliseconds()}, nil
+		}
+	}
+	return &pb.PromoteResponse{Reason: fmt.Sprintf("the promotion did not come about within %v; shimctl status and the log say what it waits for", forceTimeout)}, nil
+}
+
+// SetPaused suspends automatic failover, or ends that.
+func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
+	a := s.Agent
+	rec, _ := a.store.Record()
+	if rec.Paused == in.Paused {
+		return &pb.SetPausedResponse{}, nil
+	}
+	kind := record.Resume
+	if in.Paused {
+		kind = record.Pause
+	}
+	outcome, err := a.store.Propose(ctx, record.Command{Kind: kind, Epoch: rec.Epoch, By: a.cfg.Self, Why: "by " + in.Operator, AtUnixMilli: time.Now().UnixMilli()})
+	switch {
+	case outcome == Done:
+		return &pb.SetPausedResponse{}, nil
+	case outcome == NotDone && !a.store.Status().Leader:
+		leader := a.store.Status().LeaderName
+		if leader == "" {
+			return nil, status.Error(codes.Unavailable, "no majority is reachable, so nothing can be recorded; see shimctl status")
+		}
+		return nil, status.Errorf(codes.FailedPrecondition, "only the node that leads can record it: run this on %s", leader)
+	}
+	return nil, status.Error(codes.Unavailable, err.Error())
+}
+
+// History lists what happened to the cluster.
+func (s ControlServer) History(context.Context, *pb.HistoryRequest) (*pb.HistoryResponse, error) {
+	rec, _ := s.Agent.store.Record()
+	r := &pb.HistoryResponse{}
+	for _, e := range rec.History {
+		r.Events = append(r.Events, &pb.HistoryEvent{AtUnixMilli: e.AtUnixMilli, Epoch: e.Epoch, Kind: string(e.Kind), Node: e.Node, Why: e.Why})
+	}
+	return r, nil
+}

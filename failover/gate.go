@@ -1,0 +1,113 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// Token stands for the session under which a request began.
+type Token Session
+
+// ErrTokenDead: no answer can ever be given again under the token.
+var ErrTokenDead = errors.New("the session in which the request began has ended")
+
+// ErrNoLease: this primary has not heard from a majority for so long that another may have been elected.
+var ErrNoLease = errors.New("this primary has no contact to a majority")
+
+// ClosedError says why the gate is closed.
+type ClosedError struct{ Why string }
+
+func (e ClosedError) Error() string { return e.Why }
+
+// Gate says whether this node may answer as primary. It is checked after an answer's data have been gathered.
+type Gate struct {
+	store              Store
+	confirmed, pairing *atomic.Bool
+	name               string
+
+	session atomic.Pointer[gateSession]
+	// shut is why requests may not begin; nil while they may.
+	shut atomic.Pointer[string]
+}
+
+// gateSession is a session with the means to see that it has ended.
+type gateSession struct {
+	token    Token
+	sentinel interface{ Alive() bool }
+}
+
+// begin sets the session under which requests run from now on.
+func (g *Gate) begin(s Session, sentinel interface{ Alive() bool }) {
+	g.session.Store(&gateSession{Token(s), sentinel})
+}
+
+// end makes all tokens dead.
+func (g *Gate) end(why string) {
+	g.close(why)
+	g.session.Store(nil)
+}
+
+// close lets no request begin; those under way may still be answered.
+func (g *Gate) close(why string) { g.shut.Store(&why) }
+
+func (g *Gate) open() { g.shut.Store(nil) }
+
+func (g *Gate) accepting() bool { return g.shut.Load() == nil }
+
+// Enter returns the token of a request that begins now.
+func (g *Gate) Enter() (Token, error) {
+	if why := g.shut.Load(); why != nil {
+		return Token{}, ClosedError{*why}
+	}
+	s := g.session.Load()
+	if s == nil {
+		return Token{}, ClosedError{"PostgreSQL does not serve"}
+	}
+	if err := g.Check(s.token); err != nil {
+		return Token{}, ClosedError{err.Error()}
+	}
+	return s.token, nil
+}
+
+// Check says whether an answer may be given whose data were gathered under the token. It takes about a microsecond.
+func (g *Gate) Check(t Token) error {
+	s := g.session.Load()
+	if s == nil || s.token != t || !s.sentinel.Alive() {
+		return ErrTokenDead
+	}
+	// The order matters. Whoever proposes to pair sets pairing before, and clears it only when the record says paired: a
+	// record read after pairing was seen clear says solo only if, at some moment of this call, it was solo for certain.
+	pairing := g.pairing.Load()
+	r, _ := g.store.Record()
+	switch {
+	case r.Epoch != t.Epoch:
+		return ErrTokenDead
+	case r.Solo() && !pairing && g.confirmed.Load():
+		return nil
+	case g.store.LeaseLeft() > 0:
+		return nil
+	}
+	return ErrNoLease
+}
+
+// waitPoll is how often Wait looks: leases come back with the next heartbeat.
+const waitPoll = 5 * time.Millisecond
+
+// Wait returns nil when Check does, and an error when Check never will again or ctx ends.
+func (g *Gate) Wait(ctx context.Context, t Token) error {
+	tick := time.NewTicker(waitPoll)
+	defer tick.Stop()
+	for {
+		err := g.Check(t)
+		if err == nil || errors.Is(err, ErrTokenDead) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,318 @@
+package failover
+
+import (
+	"context"
+	"time"
+
+	"kineshim/failover/decide"
+	"kineshim/failover/postgres"
+	pb "kineshim/proto"
+	"kineshim/raftwitness/record"
+)
+
+// local is what the agent knows of its own PostgreSQL. Agent.mu guards it.
+type local struct {
+	data postgres.DataState
+	// up: a start has been completed and the process has not exited since.
+	up bool
+	// obs is the last observation, seen at obsAt; zero after each start and promotion.
+	obs   postgres.Observation
+	obsAt time.Time
+	// downSince is since when PostgreSQL has not been up; zero: it is.
+	downSince time.Time
+	// unwellSince is since when write probes have failed; zero: the last one succeeded.
+	unwellSince   time.Time
+	startFailures int
+
+	frozen          bool
+	unstreamedSince time.Time // zero: streaming
+	rewoundEpoch    uint64
+
+	promotedEpoch  uint64
+	promotedTLI    uint32
+	promotedLSN    record.LSN
+	servedEpoch    uint64
+	sentinel       *postgres.Sentinel
+	generation     uint64
+	epochCommitted uint64 // the generation in which the epoch row is committed
+	engine         uint64 // the generation on which the engine runs
+
+	proven        bool
+	stalledSince  time.Time // zero: the standby keeps up
+	flushedBefore record.LSN
+	standbyFlush  record.LSN
+	joinedAt      time.Time
+	noJoinUntil   time.Time
+	slot          bool
+	grant         grant
+
+	progress postgres.Progress
+	rebuilt  string
+}
+
+// grant is the leave given to the standby to destroy its data.
+type grant struct{ instance, nonce string }
+
+// role says what the local PostgreSQL is. a.mu is held.
+func (a *Agent) role() decide.Role {
+	l := &a.local
+	switch {
+	case l.up && (l.promotedEpoch != 0 || !l.obsAt.IsZero() && !l.obs.InRecovery):
+		return decide.Primary
+	case l.up:
+		return decide.Standby
+	case !l.data.Exists:
+		return decide.Absent
+	case !l.data.Complete:
+		return decide.Broken
+	}
+	return decide.Stopped
+}
+
+// inspect reads what is on the disk.
+func (a *Agent) inspect(ctx context.Context) error {
+	d, err := a.pg.Inspect(ctx)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.local.data = d
+	a.mu.Unlock()
+	return nil
+}
+
+// nowUp notes that PostgreSQL is up as a standby, and watches over its end.
+func (a *Agent) nowUp() {
+	a.mu.Lock()
+	l := &a.local
+	l.up, l.startFailures = true, 0
+	l.downSince, l.unwellSince = time.Time{}, time.Time{}
+	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
+	l.unstreamedSince = time.Now()
+	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
+	a.forgetSession()
+	exited := a.pg.Exited()
+	a.mu.Unlock()
+	a.when(exited, a.nowDown)
+}
+
+// nowDown notes that PostgreSQL has exited, whoever ended it.
+func (a *Agent) nowDown() {
+	a.mu.Lock()
+	l := &a.local
+	wasPrimary := l.promotedEpoch != 0
+	l.up, l.downSince = false, time.Now()
+	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
+	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
+	a.forgetSession()
+	a.mu.Unlock()
+	if wasPrimary {
+		a.gate.end("PostgreSQL has ended")
+		a.log.Warn("PostgreSQL has ended while it was primary")
+	}
+	a.beat()
+	a.wake()
+}
+
+// forgetSession drops all that held for one life of PostgreSQL's shared memory only. a.mu is held.
+func (a *Agent) forgetSession() {
+	l := &a.local
+	if l.sentinel != nil {
+		l.sentinel.Close()
+	}
+	l.sentinel, l.epochCommitted, l.engine = nil, 0, 0
+	l.proven, l.slot = false, false
+	l.stalledSince, l.flushedBefore, l.standbyFlush = time.Time{}, 0, 0
+}
+
+// session reports whether the sentinel session lives. a.mu is held.
+func (a *Agent) session() bool { return a.local.sentinel != nil && a.local.sentinel.Alive() }
+
+const (
+	// observeEvery bounds how late a stalled standby is noticed.
+	observeEvery = 100 * time.Millisecond
+	// observeTimeout ends a query that a frozen PostgreSQL does not answer.
+	observeTimeout = 2 * time.Second
+	// probeEvery and probeTimeout: one new connection and one local commit a second.
+	probeEvery, probeTimeout = time.Second, 2 * time.Second
+	// staleWalsender is the silence after which a walsender is taken to serve nobody.
+	staleWalsender = 3 * time.Second
+	// joinTrial is how long a standby must have gated commits before a stall counts as a new one.
+	joinTrial = 10 * time.Second
+	// joinPause is the pause after a standby that stalled while it was being joined.
+	joinPause = 5 * time.Second
+)
+
+// watchPostgres observes PostgreSQL until ctx ends.
+func (a *Agent) watchPostgres(ctx context.Context) {
+	t := time.NewTicker(observeEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if a.isUp() {
+			a.observe(ctx)
+		}
+	}
+}
+
+func (a *Agent) isUp() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.local.up
+}
+
+func (a *Agent) observe(ctx context.Context) {
+	q, cancel := context.WithTimeout(ctx, observeTimeout)
+	defer cancel()
+	obs, err := a.pg.Observe(q)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := &a.local
+	if !l.up {
+		return
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			a.log.Debug("observe PostgreSQL", "error", err)
+		}
+		if l.unwellSince.IsZero() && l.promotedEpoch != 0 {
+			l.unwellSince = time.Now()
+		}
+		return
+	}
+	l.obs, l.obsAt = obs, time.Now()
+	if obs.InRecovery {
+		a.noteStreaming(obs)
+	} else {
+		a.noteStandby(obs)
+	}
+}
+
+func (a *Agent) noteStreaming(obs postgres.Observation) {
+	l := &a.local
+	if obs.WalReceiver.Status == "streaming" {
+		l.unstreamedSince = time.Time{}
+	} else if l.unstreamedSince.IsZero() {
+		l.unstreamedSince = time.Now()
+	}
+}
+
+// noteStandby measures whether the standby keeps up: it does while it acknowledges what this primary had flushed at the last
+// look, and while it says something once a second.
+func (a *Agent) noteStandby(obs postgres.Observation) {
+	l := &a.local
+	s, found := standbyOf(obs)
+	moved := found && s.FlushLSN > l.standbyFlush
+	ok := found && s.State == "streaming" && s.ReplyAge < staleWalsender && (moved || s.FlushLSN >= l.flushedBefore)
+	switch {
+	case ok:
+		l.stalledSince = time.Time{}
+	case l.stalledSince.IsZero():
+		l.stalledSince = time.Now()
+	}
+	l.standbyFlush, l.flushedBefore = s.FlushLSN, obs.FlushLSN
+	if !found {
+		l.proven = false
+	}
+}
+
+// standbyOf picks the standby's walsender: of several, the one that answered last.
+func standbyOf(obs postgres.Observation) (best postgres.Standby, found bool) {
+	for _, s := range obs.Standbys {
+		if s.AppName == postgres.StandbyName && (!found || s.State == "streaming" && best.State != "streaming" || s.State == best.State && s.ReplyAge < best.ReplyAge) {
+			best, found = s, true
+		}
+	}
+	return best, found
+}
+
+// probe writes to a primary in a new session, again and again, until ctx ends: only a write shows that PostgreSQL can write.
+func (a *Agent) probe(ctx context.Context) {
+	t := time.NewTicker(probeEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		a.mu.Lock()
+		due := a.local.up && a.local.promotedEpoch != 0 && a.local.epochCommitted != 0
+		generation := a.local.generation
+		a.mu.Unlock()
+		if !due {
+			continue
+		}
+		q, cancel := context.WithTimeout(ctx, probeTimeout)
+		err := a.pg.Probe(q)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		a.mu.Lock()
+		if l := &a.local; l.up && l.generation == generation {
+			switch {
+			case err == nil:
+				l.unwellSince = time.Time{}
+			case l.unwellSince.IsZero():
+				l.unwellSince = time.Now()
+				a.log.Warn("write probe", "error", err)
+			}
+		}
+		a.mu.Unlock()
+	}
+}
+
+// nodeState is what this node says of itself.
+func (a *Agent) nodeState() *pb.NodeState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	in := a.input()
+	rs := a.store.Status()
+	role, why := a.roleText(&in)
+	s := &pb.NodeState{
+		Node: a.cfg.Self, ServerId: a.cfg.ServerID, Version: a.cfg.Version, Instance: a.instance, Rebuilt: a.local.rebuilt, Leaving: a.wish.leaving,
+		Epoch: in.Record.Epoch, RecordConfirmed: in.Confirmed,
+		Role: role, RoleReason: why, SystemId: in.Local.SystemID, Timeline: in.Local.Timeline, FlushLsn: uint64(in.Local.LSN), ReplayLsn: uint64(a.local.obs.ReplayLSN),
+		DataComplete: in.Local.Role != decide.Absent && in.Local.Role != decide.Broken, Streaming: in.Local.Streaming,
+		Progress: progressProto(a.local.progress),
+		GateOpen: a.gate.accepting(), GateReason: a.raft.plan.Closed, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
+		Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
+	}
+	_, s.AppliedIndex = a.store.Record()
+	if age, ok := rs.Heard[a.cfg.Witness]; ok {
+		s.WitnessContactMs = age.Milliseconds()
+	}
+	return s
+}
+
+// roleText is the role for people, and for the other node, with long work named. a.mu is held.
+func (a *Agent) roleText(in *decide.Input) (role, why string) {
+	switch busy := a.postgresLane.busy(); busy {
+	case decide.InitDB, decide.Start:
+		return "starting", a.local.progress.Step
+	case decide.Clone:
+		return "cloning", a.local.progress.Step
+	case decide.Rewind:
+		return "rewinding", a.local.progress.Step
+	case decide.Stop:
+		return "stopping", ""
+	case decide.Promote:
+		return "promoting", ""
+	}
+	if in.Local.Role == decide.Broken {
+		return "broken", "a clone or a rewind was interrupted; it is made anew when a primary can be copied"
+	}
+	return string(in.Local.Role), ""
+}
+
+func progressProto(p postgres.Progress) *pb.Progress {
+	if p.What == "" {
+		return nil
+	}
+	return &pb.Progress{What: p.What, Step: p.Step, DoneBytes: p.DoneBytes, TotalBytes: p.TotalBytes, ElapsedMs: p.Elapsed.Milliseconds()}
+}

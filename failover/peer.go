@@ -1,0 +1,174 @@
+package failover
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"kineshim/failover/decide"
+	pb "kineshim/proto"
+	"kineshim/raftwitness/record"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// peer is what the other data node has said of itself. Agent.mu guards it.
+type peer struct {
+	state *pb.NodeState // nil: nothing yet
+	// at is when it was last heard; askedAt when the last question was put that it answered.
+	at, askedAt time.Time
+	refused     bool
+	// notReadySince is since when it has been saying that its PostgreSQL does not run; zero: it runs.
+	notReadySince time.Time
+	// caughtUpAt is when this standby last had all the WAL that the primary said it had.
+	caughtUpAt time.Time
+}
+
+const (
+	// exchangeEvery is how often the nodes tell each other how they are.
+	exchangeEvery = 100 * time.Millisecond
+	// exchangeTimeout gives up one question; the next is put on the same connection.
+	exchangeTimeout = 400 * time.Millisecond
+)
+
+// exchange asks the other node how it is, and tells how this one is, until ctx ends.
+func (a *Agent) exchange(ctx context.Context) {
+	t := time.NewTicker(exchangeEvery)
+	defer t.Stop()
+	for {
+		a.exchangeOnce(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		case <-a.beatCh:
+		}
+	}
+}
+
+func (a *Agent) exchangeOnce(ctx context.Context) {
+	asked := time.Now()
+	call, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	s, err := a.cfg.Peer.Exchange(call, a.nodeState())
+	if err == nil {
+		a.hear(s, asked)
+		return
+	}
+	refused := status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "connection refused")
+	a.mu.Lock()
+	changed := refused && !a.peer.refused
+	a.peer.refused = refused
+	a.mu.Unlock()
+	if changed {
+		a.log.Warn("the other node's process does not run", "phase", "detected", "node", a.cfg.Other, "error", err)
+		a.wake()
+	}
+}
+
+// hear takes in what the other node says of itself. asked is when it was asked; zero if it spoke by itself.
+func (a *Agent) hear(s *pb.NodeState, asked time.Time) {
+	now := time.Now()
+	a.mu.Lock()
+	p := &a.peer
+	old := p.state
+	p.state, p.at, p.refused = s, now, false
+	if !asked.IsZero() {
+		p.askedAt = asked
+	}
+	switch role := decide.Role(s.Role); {
+	case role == decide.Standby || role == decide.Primary || s.Role == "promoting":
+		p.notReadySince = time.Time{}
+	case p.notReadySince.IsZero() || old != nil && old.Instance != s.Instance:
+		p.notReadySince = now
+	}
+	if s.FlushLsn <= uint64(max(a.local.obs.ReceiveLSN, a.local.obs.ReplayLSN)) {
+		p.caughtUpAt = now
+	}
+	if g := a.local.grant; g != (grant{}) && (s.Instance != g.instance || s.Rebuilt == g.nonce) {
+		a.local.grant = grant{}
+	}
+	changed := old == nil || old.Role != s.Role || old.GateOpen != s.GateOpen || old.WantsRelief != s.WantsRelief ||
+		old.Epoch != s.Epoch || old.Streaming != s.Streaming || old.Leaving != s.Leaving || old.Instance != s.Instance || !a.raft.leaderSince.IsZero() && asked.Sub(a.raft.leaderSince) < exchangeEvery
+	a.mu.Unlock()
+	if changed {
+		a.wake()
+	}
+}
+
+func (p *peer) input(now, started, leaderSince time.Time) decide.Peer {
+	in := decide.Peer{Age: decide.Never, Silent: now.Sub(started), Refused: p.refused}
+	if p.state == nil {
+		return in
+	}
+	s := p.state
+	in.Age = now.Sub(p.at)
+	in.Silent = in.Age
+	in.SinceLeader = !leaderSince.IsZero() && p.askedAt.After(leaderSince)
+	in.Epoch, in.Timeline, in.SystemID, in.LSN = s.Epoch, s.Timeline, s.SystemId, record.LSN(s.FlushLsn)
+	in.Whole, in.Streaming, in.GateOpen, in.Relief, in.Leaving = s.DataComplete, s.Streaming, s.GateOpen, s.WantsRelief, s.Leaving
+	in.NotReadyFor = since(now, p.notReadySince)
+	switch s.Role {
+	case "promoting":
+		in.Role = decide.Standby
+	case "starting", "stopping":
+		in.Role = decide.Stopped
+	case "cloning", "rewinding", "broken":
+		in.Role = decide.Broken
+	default:
+		in.Role = decide.Role(s.Role)
+	}
+	return in
+}
+
+// newNonce makes a name that nobody else has.
+func newNonce() string {
+	b := make([]byte, 8)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// PeerServer is the service that the other data node calls.
+type PeerServer struct {
+	pb.UnimplementedPeerServer
+	Agent *Agent
+}
+
+// Exchange hears how the other node is and tells how this one is.
+func (s PeerServer) Exchange(_ context.Context, in *pb.NodeState) (*pb.NodeState, error) {
+	if in.Node != s.Agent.cfg.Other {
+		return nil, status.Errorf(codes.PermissionDenied, "this is %s; its other data node is %s, not %s", s.Agent.cfg.Self, s.Agent.cfg.Other, in.Node)
+	}
+	s.Agent.hear(in, time.Time{})
+	return s.Agent.nodeState(), nil
+}
+
+// BeginRebuild lets the standby destroy its data, or says why not.
+func (s PeerServer) BeginRebuild(ctx context.Context, in *pb.BeginRebuildRequest) (*pb.BeginRebuildResponse, error) {
+	a := s.Agent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rec, _ := a.store.Record()
+	switch {
+	case in.Node != a.cfg.Other:
+		return &pb.BeginRebuildResponse{Reason: "not a node of this cluster"}, nil
+	case rec.Primary != a.cfg.Self || rec.Epoch != in.Epoch:
+		return &pb.BeginRebuildResponse{Reason: "this node is not the primary of that epoch"}, nil
+	case rec.InSyncHas(in.Node) || a.pairing.Load():
+		return &pb.BeginRebuildResponse{Reason: "the record counts on that node's data, or may soon"}, nil
+	case a.role() != decide.Primary || a.local.promotedEpoch != rec.Epoch:
+		return &pb.BeginRebuildResponse{Reason: "PostgreSQL does not serve here"}, nil
+	}
+	a.local.grant = grant{in.Instance, in.Nonce}
+	a.local.proven = false
+	a.log.Info("the standby is rebuilt from this node", "node", in.Node)
+	return &pb.BeginRebuildResponse{Granted: true}, nil
+}
+
+// Switchover takes an operator's request that reached the standby.
+func (s PeerServer) Switchover(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteResponse, error) {
+	return s.Agent.switchover(ctx, in.Node)
+}

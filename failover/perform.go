@@ -1,0 +1,465 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"kineshim/failover/decide"
+	"kineshim/failover/postgres"
+	pb "kineshim/proto"
+	"kineshim/raftwitness/record"
+)
+
+// Bounds of the actions. Those without a bound here show progress and end with ctx.
+const (
+	proposeTimeout  = 5 * time.Second
+	handOverTimeout = 3 * time.Second
+	sessionTimeout  = 30 * time.Second
+	promoteTimeout  = 60 * time.Second
+	freezeTimeout   = 10 * time.Second
+	followTimeout   = 10 * time.Second
+	proveTimeout    = 5 * time.Second
+	ackerTimeout    = 10 * time.Second
+	engineTimeout   = 30 * time.Second
+	grantTimeout    = 2 * time.Second
+)
+
+// perform carries out one action. It returns errNotNow for what passes by itself.
+func (a *Agent) perform(ctx context.Context, s decide.Step) error {
+	switch s.Action {
+	case decide.InitDB:
+		return a.initDB(ctx)
+	case decide.Start:
+		return a.start(ctx)
+	case decide.Stop:
+		return a.stop(ctx)
+	case decide.Freeze:
+		return bounded(ctx, freezeTimeout, a.freeze)
+	case decide.Follow:
+		return bounded(ctx, followTimeout, a.follow)
+	case decide.Promote:
+		return bounded(ctx, promoteTimeout, a.promote)
+	case decide.Rewind:
+		return a.rebuild(ctx, a.rewind)
+	case decide.Clone:
+		return a.rebuild(ctx, a.clone)
+	case decide.OpenSession:
+		return bounded(ctx, sessionTimeout, a.openSession)
+	case decide.CommitEpoch:
+		return a.commitEpoch(ctx)
+	case decide.StartEngine:
+		return bounded(ctx, engineTimeout, a.startEngine)
+	case decide.Drain:
+		return a.drain(ctx)
+	case decide.ConnectSolo:
+		return bounded(ctx, ackerTimeout, a.connectSolo)
+	case decide.DisconnectSolo:
+		return bounded(ctx, ackerTimeout, a.disconnectSolo)
+	case decide.ProveGating:
+		return bounded(ctx, proveTimeout, a.proveGating)
+	case decide.EnsureSlot:
+		return bounded(ctx, ackerTimeout, a.ensureSlot)
+	case decide.DropStale:
+		return bounded(ctx, ackerTimeout, a.dropStale)
+	case decide.Propose:
+		return a.propose(ctx, s.Command)
+	case decide.HandOver:
+		return a.handOver(ctx, s.To)
+	case decide.Settle:
+		return bounded(ctx, proposeTimeout, a.settle)
+	}
+	panic("unknown action " + string(s.Action))
+}
+
+func bounded(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return f(ctx)
+}
+
+func (a *Agent) showProgress(p postgres.Progress) {
+	a.mu.Lock()
+	old := a.local.progress
+	a.local.progress = p
+	a.mu.Unlock()
+	if p.What != old.What || p.Step != old.Step {
+		a.log.Info("progress", "what", p.What, "step", p.Step, "doneBytes", p.DoneBytes, "totalBytes", p.TotalBytes)
+	}
+}
+
+func (a *Agent) initDB(ctx context.Context) error {
+	a.showProgress(postgres.Progress{What: "initdb", Step: "making a new database"})
+	defer a.showProgress(postgres.Progress{})
+	if err := a.pg.InitDB(ctx); err != nil {
+		return err
+	}
+	return a.inspect(ctx)
+}
+
+// start starts PostgreSQL as a standby of nobody.
+func (a *Agent) start(ctx context.Context) error {
+	defer a.showProgress(postgres.Progress{})
+	if err := a.pg.Start(ctx, a.showProgress); err != nil {
+		a.mu.Lock()
+		a.local.startFailures++
+		a.mu.Unlock()
+		return errors.Join(err, a.inspect(ctx))
+	}
+	a.mu.Lock()
+	a.local.frozen = true
+	a.mu.Unlock()
+	a.nowUp()
+	if err := a.inspect(ctx); err != nil {
+		return err
+	}
+	a.observe(ctx)
+	a.beat()
+	return nil
+}
+
+// stop ends PostgreSQL at once.
+func (a *Agent) stop(ctx context.Context) error {
+	a.gate.end("PostgreSQL is being stopped")
+	a.cfg.Engine.StopEngine()
+	err := bounded(context.WithoutCancel(ctx), stopTimeout, a.pg.StopImmediate)
+	if err != nil && !errors.Is(err, postgres.ErrNotRunning) {
+		return err
+	}
+	return a.inspect(ctx)
+}
+
+func (a *Agent) freeze(ctx context.Context) error {
+	if _, err := a.pg.Freeze(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.local.frozen = true
+	a.mu.Unlock()
+	a.observe(ctx)
+	return nil
+}
+
+func (a *Agent) follow(ctx context.Context) error {
+	if err := a.pg.Follow(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.local.frozen = false
+	a.local.unstreamedSince = time.Now()
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) promote(ctx context.Context) error {
+	rec, _ := a.store.Record()
+	if rec.Primary != a.cfg.Self {
+		return errNotNow
+	}
+	timeline, switchLSN, err := a.pg.Promote(ctx, rec.Epoch)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	l := &a.local
+	l.promotedEpoch, l.promotedTLI, l.promotedLSN = rec.Epoch, timeline, switchLSN
+	l.data.Promotion.Epoch, l.data.Promotion.Timeline = rec.Epoch, timeline
+	l.frozen = false
+	l.unwellSince = time.Time{}
+	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
+	a.forgetSession()
+	a.mu.Unlock()
+	a.log.Info("PostgreSQL is promoted", "phase", "promoted", "epoch", rec.Epoch, "timeline", timeline, "switchLSN", switchLSN.String())
+	return nil
+}
+
+// openSession begins a new generation: the sentinel sees its end before anybody else can open a session in the next.
+func (a *Agent) openSession(ctx context.Context) error {
+	a.cfg.Engine.StopEngine()
+	sentinel, err := a.pg.OpenSentinel(ctx)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	l := &a.local
+	if !l.up || l.promotedEpoch == 0 {
+		a.mu.Unlock()
+		sentinel.Close()
+		return errNotNow
+	}
+	a.forgetSession()
+	l.generation++
+	l.sentinel = sentinel
+	s := Session{l.promotedEpoch, l.generation}
+	a.mu.Unlock()
+	a.gate.begin(s, sentinel)
+	a.when(sentinel.Closed(), a.wake)
+	return nil
+}
+
+func (a *Agent) commitEpoch(ctx context.Context) error {
+	a.mu.Lock()
+	l := &a.local
+	epoch, timeline, generation := l.promotedEpoch, l.promotedTLI, l.generation
+	a.mu.Unlock()
+	if err := a.pg.CommitEpoch(ctx, epoch, a.cfg.Self, timeline); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l.generation == generation && a.session() {
+		l.epochCommitted = generation
+	}
+	return nil
+}
+
+func (a *Agent) startEngine(ctx context.Context) error {
+	a.mu.Lock()
+	s := Session{a.local.promotedEpoch, a.local.generation}
+	a.mu.Unlock()
+	if err := a.cfg.Engine.StartEngine(ctx, s); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	if a.local.generation == s.Generation && a.session() {
+		a.local.engine = s.Generation
+	}
+	a.mu.Unlock()
+	a.log.Info("the engine is ready", "phase", "engine_ready", "epoch", s.Epoch)
+	return nil
+}
+
+// drainGrace lets requests that are under way when the gate closes be answered.
+const drainGrace = 30 * time.Millisecond
+
+// drainTimeout bounds the wait for the standby during a switchover.
+const drainTimeout = 2 * time.Second
+
+// drain ends the engine, so that nothing is written any more, and waits until the standby has all of it.
+func (a *Agent) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	pause(ctx, drainGrace)
+	a.cfg.Engine.StopEngine()
+	a.mu.Lock()
+	a.local.engine = 0
+	a.mu.Unlock()
+	for {
+		obs, err := a.pg.Observe(ctx)
+		if err != nil {
+			return err
+		}
+		if s, ok := standbyOf(obs); ok && s.FlushLSN >= obs.FlushLSN {
+			break
+		}
+		if !pause(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("the standby has not received everything within %v", drainTimeout)
+		}
+	}
+	a.mu.Lock()
+	a.wish.drained = true
+	a.mu.Unlock()
+	return nil
+}
+
+// pause waits for d; it reports false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (a *Agent) connectSolo(ctx context.Context) error {
+	// Once more, at the last moment: commits that wait are released by this.
+	if pairing := a.pairing.Load(); pairing {
+		return errNotNow
+	}
+	if rec, _ := a.store.Record(); rec.Paired() || rec.Primary != a.cfg.Self {
+		return errNotNow
+	}
+	if err := a.pg.ConnectSolo(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	l := &a.local
+	l.proven = false
+	if !l.joinedAt.IsZero() && time.Since(l.joinedAt) < joinTrial {
+		l.noJoinUntil = time.Now().Add(joinPause)
+	}
+	a.mu.Unlock()
+	a.when(a.pg.SoloLost(), a.wake)
+	return nil
+}
+
+func (a *Agent) disconnectSolo(ctx context.Context) error {
+	if err := a.pg.DisconnectSolo(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.local.proven, a.local.joinedAt = false, time.Now()
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) proveGating(ctx context.Context) error {
+	a.mu.Lock()
+	generation := a.local.generation
+	a.mu.Unlock()
+	lsn, err := a.pg.ProveGating(ctx)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.local.generation == generation && a.session() && !a.pg.SoloConnected() {
+		a.local.proven = true
+		a.log.Info("every commit waits for the standby", "lsn", lsn.String())
+	}
+	return nil
+}
+
+func (a *Agent) ensureSlot(ctx context.Context) error {
+	if err := a.pg.EnsureSlot(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.local.slot = true
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) dropStale(ctx context.Context) error {
+	n, err := a.pg.DropStaleWalsenders(ctx, staleWalsender)
+	if n > 0 {
+		a.log.Info("ended walsenders that served nobody", "count", n)
+	}
+	return err
+}
+
+// rebuild destroys the local data and makes them anew, with the primary's leave.
+func (a *Agent) rebuild(ctx context.Context, make func(context.Context) error) error {
+	rec, _ := a.store.Record()
+	nonce := newNonce()
+	ask, cancel := context.WithTimeout(ctx, grantTimeout)
+	defer cancel()
+	r, err := a.cfg.Peer.BeginRebuild(ask, &pb.BeginRebuildRequest{Node: a.cfg.Self, Epoch: rec.Epoch, Instance: a.instance, Nonce: nonce})
+	if err != nil {
+		return fmt.Errorf("ask the primary's leave: %w", err)
+	}
+	if !r.Granted {
+		return fmt.Errorf("the primary does not allow it: %s", r.Reason)
+	}
+	defer func() {
+		a.mu.Lock()
+		a.local.rebuilt = nonce
+		a.local.progress = postgres.Progress{}
+		a.mu.Unlock()
+		a.beat()
+	}()
+	if now, _ := a.store.Record(); now.Epoch != rec.Epoch || now.InSyncHas(a.cfg.Self) {
+		return errNotNow
+	}
+	a.beat()
+	err = make(ctx)
+	return errors.Join(err, a.inspect(context.WithoutCancel(ctx)))
+}
+
+func (a *Agent) rewind(ctx context.Context) error {
+	rec, _ := a.store.Record()
+	a.mu.Lock()
+	a.local.rewoundEpoch = rec.Epoch
+	a.mu.Unlock()
+	if err := a.halt(ctx); err != nil {
+		return err
+	}
+	return a.pg.Rewind(ctx, a.showProgress)
+}
+
+func (a *Agent) clone(ctx context.Context) error {
+	if err := a.halt(ctx); err != nil {
+		return err
+	}
+	err := a.pg.Clone(ctx, a.showProgress)
+	if err == nil {
+		a.mu.Lock()
+		a.local.startFailures = 0
+		a.mu.Unlock()
+	}
+	return err
+}
+
+// halt stops a standby, if it runs.
+func (a *Agent) halt(ctx context.Context) error {
+	if err := a.stopPostgres(ctx); err != nil && !errors.Is(err, postgres.ErrNotRunning) {
+		return err
+	}
+	return nil
+}
+
+// propose commits a command and remembers what depends on its outcome.
+func (a *Agent) propose(ctx context.Context, c record.Command) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proposeTimeout)
+	defer cancel()
+	c.AtUnixMilli = time.Now().UnixMilli()
+	switch c.Kind {
+	case record.Init:
+		c.ClusterID, c.Members = a.cfg.ClusterID, a.cfg.Members
+	case record.Pair:
+		if !a.beginPairing() {
+			return errNotNow
+		}
+	}
+	outcome, err := a.store.Propose(ctx, c)
+	if c.Kind == record.Pair && outcome != Unknown {
+		a.pairing.Store(false) // the record, applied before, says paired, or nothing was done
+	}
+	if c.Kind == record.Promote && outcome == Done {
+		a.log.Info("the promotion is committed", "phase", "promote_committed", "epoch", c.Epoch+1)
+	}
+	if c.Kind == record.Force && outcome == Done {
+		a.mu.Lock()
+		a.wish.force = time.Time{}
+		a.mu.Unlock()
+	}
+	if outcome == Done {
+		a.beat()
+	}
+	return err
+}
+
+// beginPairing makes this node act as paired from before it proposes to pair. It refuses when what the proposal rests on no
+// longer holds.
+func (a *Agent) beginPairing() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.local.grant != (grant{}) || !a.local.proven || a.pg.SoloConnected() || a.store.LeaseLeft() == 0 {
+		return false
+	}
+	a.pairing.Store(true)
+	return true
+}
+
+func (a *Agent) settle(ctx context.Context) error {
+	if err := a.store.Settle(ctx); err != nil {
+		return err
+	}
+	a.pairing.Store(false)
+	return nil
+}
+
+func (a *Agent) handOver(ctx context.Context, to string) error {
+	if to == a.cfg.Other { // it must know why before it leads
+		a.exchangeOnce(ctx)
+	}
+	err := bounded(ctx, handOverTimeout, func(ctx context.Context) error { return a.store.HandOver(ctx, to) })
+	if err == nil {
+		pause(ctx, 2*a.cfg.Timing.Silence/5) // leave time for the election
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"syscall"
+)
+
+// Clone replaces the data directory by a copy of the peer's, which must be running. The copy is made beside it; the old one
+// is removed only when the new one is whole and in place (a data directory that is not whole is removed first). PostgreSQL
+// must be stopped (ErrRunning otherwise). After an error the old data directory is what it was, or Inspect says that it is
+// not whole.
+func (s *Server) Clone(ctx context.Context, progress func(Progress)) error {
+	release, err := s.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("clone: %w", err)
+	}
+	defer release()
+	if err := s.clone(ctx, reporter("clone", progress)); err != nil {
+		return fmt.Errorf("clone: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64)) error {
+	if _, err := s.majorVersion(ctx); err != nil {
+		return err
+	}
+	report("preparing", 0, 0)
+	fresh, err := s.freshDataDir(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := s.Inspect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.makeRoom(d); err != nil {
+		return err
+	}
+	if err := s.writeDurably(s.toolPassfile(), s.renderPassfile()); err != nil {
+		return err
+	}
+	s.log.Info("cloning", "from", s.cfg.Peer.Host, "port", s.cfg.Peer.Port)
+	cmd := s.command(syscall.SIGKILL, "pg_basebackup", "-D", fresh, "-X", "stream", "--checkpoint=fast", "--progress", "--no-password",
+		"-d", s.peerConninfo(cloneName, s.peerAddress(ctx)))
+	report("waiting for the peer's checkpoint", 0, 0)
+	err = s.tool(ctx, cmd, func(line string) {
+		if done, total, ok := parseKilobytes(line); ok {
+			report("copying", done, max(done, total))
+		}
+	})
+	if err != nil {
+		os.RemoveAll(fresh)
+		return err
+	}
+	report("putting the copy in place", 0, 0)
+	return s.replaceDataDir(ctx, fresh, "clone")
+}
+
+// cloneName is the application_name of a running clone. It is not among the synchronous standbys.
+const cloneName = "kineshim_clone"
+
+// makeRoom removes a data directory that is of no use to anybody: one that a rewind or a clone has left half made.
+func (s *Server) makeRoom(d DataState) error {
+	if err := os.RemoveAll(s.cfg.DataDir + oldSuffix); err != nil {
+		return err
+	}
+	var m dataMarker
+	marked, err := readMarker(s.dataMarkerPath(), &m)
+	if err != nil || !marked || m.Complete || !d.Exists {
+		return err
+	}
+	return os.RemoveAll(s.cfg.DataDir)
+}
+
+var kilobytesPattern = regexp.MustCompile(`(\d+)/(\d+) kB`)
+
+// parseKilobytes reads a progress line of pg_basebackup or pg_rewind: "12345/67890 kB (18%), …".
+func parseKilobytes(line string) (doneBytes, totalBytes uint64, ok bool) {
+	m := kilobytesPattern.FindStringSubmatch(line)
+	if m == nil {
+		return 0, 0, false
+	}
+	done, err1 := strconv.ParseUint(m[1], 10, 50)
+	total, err2 := strconv.ParseUint(m[2], 10, 50)
+	return done << 10, total << 10, err1 == nil && err2 == nil
+}

@@ -1,0 +1,121 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// stateDir holds this package's files below Config.StateDir.
+func (s *Server) statePath(name string) string {
+	return filepath.Join(s.cfg.StateDir, "postgres", name)
+}
+
+// prepareDirs makes the directories that PostgreSQL needs besides its data directory, with their owner and mode.
+func (s *Server) prepareDirs() error {
+	if err := os.MkdirAll(filepath.Dir(s.cfg.DataDir), 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.cfg.StateDir, 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{s.statePath(""), s.cfg.SocketDir} {
+		if err := s.makeOwnDir(dir); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{filepath.Dir(s.cfg.DataDir), s.statePath(""), s.cfg.SocketDir} {
+		if err := s.usr.canTraverse(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeOwnDir makes a directory that only PostgreSQL's user (and root) can enter.
+func (s *Server) makeOwnDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chown(dir, s.usr.uid, s.usr.gid); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
+}
+
+// writeDurably replaces a file so that after a power loss it holds either the old or the new content. PostgreSQL's user
+// owns it and nobody else can read it.
+func (s *Server) writeDurably(path string, content []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := f.Chown(s.usr.uid, s.usr.gid); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o600); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// removeDurably removes a file, which need not exist, so that it does not come back after a power loss.
+func removeDurably(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the directory's entries durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// exists reports whether there is anything at path. A directory without entries counts as nothing.
+func exists(path string) (bool, error) {
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !fi.IsDir() {
+		return true, nil
+	}
+	entries, err := os.ReadDir(path)
+	return len(entries) > 0, err
+}

@@ -1,0 +1,128 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"kineshim/failover/decide"
+	pb "kineshim/proto"
+)
+
+// wish is what operators asked for. Agent.mu guards it.
+type wish struct {
+	// switchTo is whom to hand the role to, until switchUntil.
+	switchTo    string
+	switchUntil time.Time
+	drained     bool
+	// force is until when a forced promotion of this node is tried; zero: not.
+	force time.Time
+	// leaving: this process is about to end. stopping: and it starts nothing any more.
+	leaving, stopping bool
+}
+
+const (
+	// switchTimeout gives a switchover up, so that a cluster is never without a primary for longer than that.
+	switchTimeout = 10 * time.Second
+	// forceTimeout bounds a forced promotion.
+	forceTimeout = 30 * time.Second
+	// wishPoll is how often a request looks whether it has come true.
+	wishPoll = 10 * time.Millisecond
+)
+
+func (w *wish) input() decide.Wish {
+	return decide.Wish{SwitchTo: w.switchTo, Drained: w.drained, Force: time.Now().Before(w.force), Stopping: w.stopping}
+}
+
+// expireWish ends a switchover that has come true or to nothing. a.mu is held.
+func (a *Agent) expireWish(in *decide.Input) {
+	w := &a.wish
+	if w.switchTo == "" || in.Record.Primary == a.cfg.Self && time.Now().Before(w.switchUntil) {
+		return
+	}
+	if in.Record.Primary == a.cfg.Self {
+		a.log.Warn("the switchover came to nothing: this node goes on as primary", "to", w.switchTo)
+	}
+	w.switchTo, w.drained = "", false
+}
+
+// switchover hands the primary role to the named node, and returns when that node answers clients or why it does not.
+func (a *Agent) switchover(ctx context.Context, to string) (*pb.PromoteResponse, error) {
+	began := time.Now()
+	refuse := func(format string, args ...any) (*pb.PromoteResponse, error) {
+		return &pb.PromoteResponse{Reason: fmt.Sprintf(format, args...)}, nil
+	}
+	a.mu.Lock()
+	in := a.input()
+	switch {
+	case in.Record.Primary == to:
+		a.mu.Unlock()
+		return refuse("%s is the primary already", to)
+	case to != a.cfg.Other || in.Record.Primary != a.cfg.Self:
+		a.mu.Unlock()
+		return refuse("%s is not the standby of %s", to, a.cfg.Self)
+	case !in.Record.Paired():
+		why := decide.NotArmed(&in)
+		a.mu.Unlock()
+		return refuse("%s may lack acknowledged writes: %s. Wait until shimctl status says armed", to, join(why))
+	case a.wish.switchTo != "":
+		a.mu.Unlock()
+		return refuse("a switchover to %s is under way", a.wish.switchTo)
+	}
+	a.wish.switchTo, a.wish.switchUntil, a.wish.drained = to, began.Add(switchTimeout), false
+	epoch := in.Record.Epoch
+	a.mu.Unlock()
+	a.log.Info("switchover begins", "to", to)
+	a.wake()
+	for {
+		if !pause(ctx, wishPoll) {
+			return nil, ctx.Err()
+		}
+		rec, _ := a.store.Record()
+		a.mu.Lock()
+		open := a.peer.state != nil && a.peer.state.GateOpen && a.peer.state.Epoch > epoch
+		over := a.wish.switchTo == ""
+		a.mu.Unlock()
+		switch {
+		case rec.Primary == to && open:
+			return &pb.PromoteResponse{Done: true, Epoch: rec.Epoch, TookMs: time.Since(began).Milliseconds()}, nil
+		case rec.Primary == a.cfg.Self && over:
+			return refuse("%s did not take over within %v; %s goes on as primary. Its log says why", to, switchTimeout, a.cfg.Self)
+		case time.Since(began) > 3*switchTimeout:
+			return refuse("%s took the role over but does not answer yet; see shimctl status", to)
+		}
+	}
+}
+
+func join(ss []string) string {
+	out := ""
+	for i, s := range ss {
+		if i > 0 {
+			out += "; "
+		}
+		out += s
+	}
+	return out
+}
+
+// Leave prepares the end of this process: a primary hands its role over, if somebody can take it. It returns when that is
+// done, or cannot be, or ctx ends.
+func (a *Agent) Leave(ctx context.Context) {
+	rec, _ := a.store.Record()
+	if rec.Primary == a.cfg.Self && rec.Paired() {
+		if r, err := a.switchover(ctx, a.cfg.Other); err != nil || !r.Done {
+			reason := ""
+			if r != nil {
+				reason = r.Reason
+			}
+			a.log.Warn("stopping without a switchover", "why", reason, "error", err)
+		}
+	}
+	a.mu.Lock()
+	a.wish.leaving, a.wish.stopping = true, true
+	a.mu.Unlock()
+	a.wake()
+	tell, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	a.exchangeOnce(tell)
+}

@@ -1,0 +1,138 @@
+// Package kineshim is the etcd endpoint of a data node: it answers the etcd v3 API through an Engine while this node is the
+// primary, and forwards every call to the primary while it is not.
+//
+// What is answered, and when, is decided by two seams that the endpoint only consults: the Router says who answers, the Gate
+// whether this node may. A request is answered only if the gate still holds after its data have been gathered. A node that
+// can't answer says Unavailable at once: never an empty database, never a false compare failure.
+package kineshim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+)
+
+// Options configure an Endpoint. Gate, Router, Engine and Log are required.
+type Options struct {
+	// Node is this node's name, for messages and for the mark on forwarded calls.
+	Node   string
+	Gate   Gate
+	Router Router
+	// Engine starts an engine for a serving session; KineEngine is one.
+	Engine EngineFactory
+	// HeaderInfo fills response headers; nil leaves them as the engine made them. It is called on every answer.
+	HeaderInfo func() HeaderInfo
+	// DialOptions are for the connection to the other node's peer address, above all its transport credentials. None means
+	// a connection without credentials.
+	DialOptions []grpc.DialOption
+	Log         *slog.Logger
+}
+
+// Endpoint serves etcd's API on a data node. Its methods may be called from any goroutine; StartEngine and StopEngine
+// exclude one another.
+type Endpoint struct {
+	opt   Options
+	codec frameCodec
+	conns conns
+
+	// current is the session whose engine answers; nil when there is none.
+	current atomic.Pointer[session]
+	// changing is held while the session changes.
+	changing sync.Mutex
+	// background counts the goroutines that are neither a call nor a stream: the watchers of engine failures.
+	background sync.WaitGroup
+	closing    chan struct{}
+	closeOnce  sync.Once
+}
+
+// New returns an endpoint that has no engine yet and starts nothing.
+func New(opt Options) (*Endpoint, error) {
+	var errs []error
+	for _, need := range []struct {
+		missing bool
+		what    string
+	}{
+		{opt.Gate == nil, "gate"}, {opt.Router == nil, "router"}, {opt.Engine == nil, "engine"}, {opt.Log == nil, "log"},
+	} {
+		if need.missing {
+			errs = append(errs, fmt.Errorf("endpoint: no %s", need.what))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	codec := newFrameCodec()
+	return &Endpoint{
+		opt:     opt,
+		codec:   codec,
+		conns:   conns{codec: codec, options: opt.DialOptions},
+		closing: make(chan struct{}),
+	}, nil
+}
+
+// StartEngine starts an engine for the session, in place of the one before, which it stops first. It is called when PostgreSQL
+// serves the epoch and before the gate opens. ctx bounds the start. On an error there is no engine.
+func (e *Endpoint) StartEngine(ctx context.Context, s Session) error {
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	e.stop()
+	select {
+	case <-e.closing:
+		return errors.New("start engine: the endpoint is closed")
+	default:
+	}
+	if s.Log == nil {
+		s.Log = e.opt.Log
+	}
+	engine, err := e.opt.Engine(ctx, s)
+	if err != nil {
+		return fmt.Errorf("start engine: %w", err)
+	}
+	next := newSession(s, engine)
+	e.background.Go(next.watchFailure)
+	e.current.Store(next)
+	return nil
+}
+
+// StopEngine ends the current session, if any: calls in flight fail with Unavailable, local streams end. It returns when the
+// engine is closed, within a bounded time.
+func (e *Endpoint) StopEngine() {
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	e.stop()
+}
+
+// stop is StopEngine with changing held.
+func (e *Endpoint) stop() {
+	old := e.current.Swap(nil)
+	if old == nil {
+		return
+	}
+	left, err := old.end(errSessionEnded)
+	if err != nil || left > 0 {
+		e.opt.Log.Warn("the engine left work behind when it was closed", "epoch", old.Epoch, "calls", left, "error", err)
+	}
+}
+
+// EngineFailed returns a channel that is closed when the current engine is broken and must be started anew; nil when there is
+// no engine.
+func (e *Endpoint) EngineFailed() <-chan struct{} {
+	if s := e.current.Load(); s != nil {
+		return s.engine.Failed()
+	}
+	return nil
+}
+
+// Close stops the engine and the connections to the other node, and ends health watches. It is called before the gRPC servers
+// are stopped or after; afterwards every request is refused.
+func (e *Endpoint) Close() error {
+	e.closeOnce.Do(func() { close(e.closing) })
+	e.StopEngine()
+	e.background.Wait()
+	return e.conns.close()
+}

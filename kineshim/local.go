@@ -1,0 +1,127 @@
+package kineshim
+
+import (
+	"context"
+	"errors"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+)
+
+// enter asks the gate for a token and finds the engine of that token's session.
+func (e *Endpoint) enter() (Token, *session, error) {
+	token, err := e.opt.Gate.Enter()
+	if err != nil {
+		return Token{}, nil, unavailable(err.Error())
+	}
+	s := e.current.Load()
+	if s == nil {
+		return Token{}, nil, unavailable(errNoEngine.Error())
+	}
+	if token.Epoch != s.Epoch || token.Generation != s.Generation {
+		return Token{}, nil, unavailable(errOtherSession.Error())
+	}
+	return token, s, nil
+}
+
+// outcome is what an engine call came to.
+type outcome struct {
+	response any
+	err      error
+}
+
+// answer runs a unary call in the local engine. The order is the rule: enter, gather, check, answer. Errors are answers too: a
+// compare failure or a compacted revision is checked like data.
+func (e *Endpoint) answer(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
+	token, s, err := e.enter()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.beginCall(); err != nil {
+		return nil, err
+	}
+	write := !reads[method]
+	callCtx, cancel := callContext(ctx, s, write)
+	done := make(chan outcome, 1)
+	go func() {
+		defer s.endCall()
+		defer cancel()
+		// Replaced below unless the engine ends this goroutine, as kine does on what it calls fatal.
+		result := outcome{err: unavailable(errEngineBroken.Error() + outcomeUnknown)}
+		defer func() { done <- result }()
+		response, err := handler(callCtx, req)
+		result = outcome{response, err}
+	}()
+	var result outcome
+	select {
+	case result = <-done:
+	case <-ctx.Done():
+		// The client has gone. What it wrote is written or not, in the goroutine that the session owns.
+		return nil, contextError(ctx.Err())
+	}
+	if err := e.opt.Gate.Check(token); err != nil {
+		why := errTokenDead.Error() + " before the answer could be given: " + err.Error()
+		if write {
+			why += outcomeUnknown
+		}
+		return nil, unavailable(why)
+	}
+	if result.err != nil {
+		return nil, answerError(ctx, result.err, write)
+	}
+	e.fillHeader(result.response)
+	return result.response, nil
+}
+
+// callContext is the context of an engine call: a write's is not ended by its client, a read's is also ended by the session.
+func callContext(ctx context.Context, s *session, write bool) (context.Context, context.CancelFunc) {
+	if write {
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	unhook := func() bool { return true }
+	if !write {
+		unhook = context.AfterFunc(s.ctx, cancel)
+	}
+	return withEngine(clientAuthority(ctx), s.engine), func() { unhook(); cancel() }
+}
+
+// answerError maps an engine's error. The engine's context can have ended without the client's: by its bound, or with the
+// session; that is not the client's doing, and a write's outcome is not known then.
+func answerError(ctx context.Context, err error, write bool) error {
+	if ctx.Err() != nil {
+		return contextError(ctx.Err())
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		why := "the engine was stopped, or took too long"
+		if write {
+			why += outcomeUnknown
+		}
+		return unavailable(why)
+	}
+	return engineError(err)
+}
+
+// fillHeader puts the cluster's, the member's and the Raft term's numbers into a response's header, if it has one.
+func (e *Endpoint) fillHeader(response any) {
+	with, ok := response.(interface {
+		GetHeader() *etcdserverpb.ResponseHeader
+	})
+	if !ok || e.opt.HeaderInfo == nil {
+		return
+	}
+	header := with.GetHeader()
+	if header == nil {
+		return
+	}
+	info := e.opt.HeaderInfo()
+	if info.ClusterID != 0 {
+		header.ClusterId = info.ClusterID
+	}
+	if info.MemberID != 0 {
+		header.MemberId = info.MemberID
+	}
+	if info.RaftTerm != 0 {
+		header.RaftTerm = info.RaftTerm
+	}
+}

@@ -1,0 +1,102 @@
+package kineshim
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// ErrTokenDead is what a Gate's Wait returns for a token under which no answer can ever be given again: the epoch or the
+// PostgreSQL generation has moved on. The endpoint treats every error of Wait as the end of the token; the sentinel is
+// there for a Gate to name it.
+var ErrTokenDead = errors.New("the serving session of this request has ended")
+
+// ClosedError says that a node may not answer, and why. Why is shown to clients and operators.
+type ClosedError struct{ Why string }
+
+// Error returns Why.
+func (e *ClosedError) Error() string { return e.Why }
+
+// Token stands for the serving session under which a request began. The zero Token belongs to no session.
+type Token struct {
+	// Epoch is the cluster record's epoch in which this node is the primary.
+	Epoch uint64
+	// Generation counts the lives of PostgreSQL's shared memory on this node: a restart or a crash-reinit starts a new one.
+	Generation uint64
+}
+
+// Gate says whether this node may answer. It is called on every request, from many goroutines.
+type Gate interface {
+	// Enter returns a token for a request that begins now, or why this node may not answer (a *ClosedError, or any error).
+	Enter() (Token, error)
+	// Check says whether an answer whose data were gathered under the token may still be given: same epoch, same
+	// generation, and the right to serve holds now. It is called after the data have been gathered; nil means yes.
+	Check(Token) error
+	// Wait blocks until Check(t) holds again (nil), or can never hold again for this token (an error), or ctx ends (an
+	// error).
+	Wait(ctx context.Context, t Token) error
+}
+
+// Route says who answers. The zero Route answers nobody.
+type Route struct {
+	// Local: this node's engine answers, behind the gate.
+	Local bool
+	// Target is the peer address (host:port) of the primary when requests are forwarded; empty when there is none.
+	Target string
+	// Node is the name of the node that answers, for messages.
+	Node string
+	// Why says why nobody answers, when neither Local nor Target is set.
+	Why string
+	// Done is closed when this route is no longer valid. Forwarded calls and streams end with Unavailable then; local
+	// streams ask the gate whether they may go on. Nil means that the route never ends.
+	Done <-chan struct{}
+}
+
+// Router says who answers now. It is called on every request, from many goroutines, and must not block.
+type Router interface {
+	Route() Route
+}
+
+// HeaderInfo is what response headers carry besides the revision. Zero fields are left as the engine set them.
+type HeaderInfo struct {
+	ClusterID uint64
+	MemberID  uint64
+	RaftTerm  uint64
+}
+
+// Engine is one serving session on the local primary. Its methods are called behind the gate, with contexts that a client's
+// cancel does not end for anything that writes. They answer only what they can stand for: an answer that may be incomplete
+// is an error.
+type Engine interface {
+	etcdserverpb.KVServer
+	etcdserverpb.WatchServer
+	etcdserverpb.LeaseServer
+	etcdserverpb.ClusterServer
+	etcdserverpb.MaintenanceServer
+
+	// Failed is closed when the engine is broken for good and must be replaced. Nil means that it never breaks.
+	Failed() <-chan struct{}
+	// Close ends the session: calls in flight fail, streams end. It returns within a bounded time; the error says what
+	// was left behind.
+	Close() error
+}
+
+// EngineFactory starts an engine on a PostgreSQL that serves the session's epoch. ctx bounds the start, not the engine.
+type EngineFactory func(ctx context.Context, s Session) (Engine, error)
+
+// Session is what an engine is started with.
+type Session struct {
+	// Epoch and Generation are those of the tokens that the gate will hand out while this engine serves: a request whose
+	// token has others is refused.
+	Epoch      uint64
+	Generation uint64
+	// SocketDir and Port name PostgreSQL's unix socket: SocketDir/.s.PGSQL.Port.
+	SocketDir string
+	Port      int
+	// DSN returns the connection string (postgres://user:password@/database?host=DIR&port=PORT) for a socket directory.
+	DSN func(socketDir string) string
+	// Log is where the engine logs; nil means the endpoint's own.
+	Log *slog.Logger
+}

@@ -1,0 +1,174 @@
+package kineshim
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+const (
+	// maxRequestBytes is what etcd receives at most by default: 1.5 MiB and half a MiB for gRPC's overhead
+	// (etcd's --max-request-bytes and its grpcOverheadBytes).
+	maxRequestBytes = 3*1024*1024/2 + 512*1024
+	// minKeepalive is how often a client may ping; etcd's --grpc-keepalive-min-time.
+	minKeepalive = 5 * time.Second
+)
+
+// ClientServerOptions are the options of the gRPC server at the client address.
+func (e *Endpoint) ClientServerOptions() []grpc.ServerOption { return e.serverOptions(false) }
+
+// PeerServerOptions are the options of the gRPC server at the peer address. Other services may live on that server: only
+// etcd's are intercepted. A call that arrives there is never forwarded again.
+func (e *Endpoint) PeerServerOptions() []grpc.ServerOption { return e.serverOptions(true) }
+
+func (e *Endpoint) serverOptions(peer bool) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(e.codec),
+		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.ChainUnaryInterceptor(e.interceptUnary(peer)),
+		grpc.ChainStreamInterceptor(e.interceptStream(peer)),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minKeepalive, PermitWithoutStream: true}),
+	}
+}
+
+// Register registers etcd's services, gRPC health and reflection on a server that was made with ClientServerOptions or
+// PeerServerOptions.
+func (e *Endpoint) Register(s *grpc.Server) {
+	etcdserverpb.RegisterKVServer(s, services{})
+	etcdserverpb.RegisterWatchServer(s, services{})
+	etcdserverpb.RegisterLeaseServer(s, services{})
+	etcdserverpb.RegisterClusterServer(s, services{})
+	etcdserverpb.RegisterMaintenanceServer(s, services{})
+	healthpb.RegisterHealthServer(s, &health{endpoint: e})
+	reflection.Register(s)
+}
+
+// engineKey is the context key under which the interceptors leave the engine that a call goes to.
+type engineKey struct{}
+
+func withEngine(ctx context.Context, engine Engine) context.Context {
+	return context.WithValue(ctx, engineKey{}, engine)
+}
+
+// services hand each call to the engine that the interceptors chose.
+type services struct{}
+
+// call runs one method of the engine in ctx. A call that did not come through the interceptors has none, and is refused.
+func call[Q, R any](ctx context.Context, req Q, method func(Engine, context.Context, Q) (R, error)) (R, error) {
+	engine, ok := ctx.Value(engineKey{}).(Engine)
+	if !ok {
+		var none R
+		return none, unavailable(errNoEngine.Error())
+	}
+	return method(engine, ctx, req)
+}
+
+func (services) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	return call(ctx, r, Engine.Range)
+}
+
+func (services) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
+	return call(ctx, r, Engine.Put)
+}
+
+func (services) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
+	return call(ctx, r, Engine.DeleteRange)
+}
+
+func (services) Txn(ctx context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
+	return call(ctx, r, Engine.Txn)
+}
+
+func (services) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
+	return call(ctx, r, Engine.Compact)
+}
+
+func (services) LeaseGrant(ctx context.Context, r *etcdserverpb.LeaseGrantRequest) (*etcdserverpb.LeaseGrantResponse, error) {
+	return call(ctx, r, Engine.LeaseGrant)
+}
+
+func (services) LeaseRevoke(ctx context.Context, r *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, error) {
+	return call(ctx, r, Engine.LeaseRevoke)
+}
+
+func (services) LeaseTimeToLive(ctx context.Context, r *etcdserverpb.LeaseTimeToLiveRequest) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
+	return call(ctx, r, Engine.LeaseTimeToLive)
+}
+
+func (services) LeaseLeases(ctx context.Context, r *etcdserverpb.LeaseLeasesRequest) (*etcdserverpb.LeaseLeasesResponse, error) {
+	return call(ctx, r, Engine.LeaseLeases)
+}
+
+func (services) MemberAdd(ctx context.Context, r *etcdserverpb.MemberAddRequest) (*etcdserverpb.MemberAddResponse, error) {
+	return call(ctx, r, Engine.MemberAdd)
+}
+
+func (services) MemberRemove(ctx context.Context, r *etcdserverpb.MemberRemoveRequest) (*etcdserverpb.MemberRemoveResponse, error) {
+	return call(ctx, r, Engine.MemberRemove)
+}
+
+func (services) MemberUpdate(ctx context.Context, r *etcdserverpb.MemberUpdateRequest) (*etcdserverpb.MemberUpdateResponse, error) {
+	return call(ctx, r, Engine.MemberUpdate)
+}
+
+func (services) MemberList(ctx context.Context, r *etcdserverpb.MemberListRequest) (*etcdserverpb.MemberListResponse, error) {
+	return call(ctx, r, Engine.MemberList)
+}
+
+func (services) MemberPromote(ctx context.Context, r *etcdserverpb.MemberPromoteRequest) (*etcdserverpb.MemberPromoteResponse, error) {
+	return call(ctx, r, Engine.MemberPromote)
+}
+
+func (services) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
+	return call(ctx, r, Engine.Alarm)
+}
+
+func (services) Status(ctx context.Context, r *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
+	return call(ctx, r, Engine.Status)
+}
+
+func (services) Defragment(ctx context.Context, r *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
+	return call(ctx, r, Engine.Defragment)
+}
+
+func (services) Hash(ctx context.Context, r *etcdserverpb.HashRequest) (*etcdserverpb.HashResponse, error) {
+	return call(ctx, r, Engine.Hash)
+}
+
+func (services) HashKV(ctx context.Context, r *etcdserverpb.HashKVRequest) (*etcdserverpb.HashKVResponse, error) {
+	return call(ctx, r, Engine.HashKV)
+}
+
+func (services) MoveLeader(ctx context.Context, r *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
+	return call(ctx, r, Engine.MoveLeader)
+}
+
+func (services) Downgrade(ctx context.Context, r *etcdserverpb.DowngradeRequest) (*etcdserverpb.DowngradeResponse, error) {
+	return call(ctx, r, Engine.Downgrade)
+}
+
+// stream runs one streaming method of the engine that the stream's context carries.
+func stream[S grpc.ServerStream](s S, method func(Engine, S) error) error {
+	engine, ok := s.Context().Value(engineKey{}).(Engine)
+	if !ok {
+		return unavailable(errNoEngine.Error())
+	}
+	return method(engine, s)
+}
+
+func (services) Watch(s etcdserverpb.Watch_WatchServer) error { return stream(s, Engine.Watch) }
+
+func (services) LeaseKeepAlive(s etcdserverpb.Lease_LeaseKeepAliveServer) error {
+	return stream(s, Engine.LeaseKeepAlive)
+}
+
+func (services) Snapshot(r *etcdserverpb.SnapshotRequest, s etcdserverpb.Maintenance_SnapshotServer) error {
+	return stream(s, func(e Engine, s etcdserverpb.Maintenance_SnapshotServer) error { return e.Snapshot(r, s) })
+}

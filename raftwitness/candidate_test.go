@@ -1,0 +1,68 @@
+package raftwitness
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// hashicorp/raft stays a candidate, and yet answers heartbeats with success, if it campaigns on an offer of leadership and
+// another wins that term. Its own next campaign must keep the promise that this answer made.
+func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
+	c, b, w := oneAmongScripted(t)
+	a := c.ids["a"].ServerID
+
+	var mu sync.Mutex
+	var after []time.Duration // when a asked for anything after it had made its promise
+	var promised time.Duration
+	seen := func(at time.Duration, rpc raft.RPC) {
+		if _, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if promised != 0 {
+			after = append(after, at)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer func() { cancel(); wg.Wait() }()
+	refuse := func(raft.RPC) bool { return false }
+	for _, s := range []*scripted{b, w} {
+		wg.Go(func() { s.answerVotes(ctx, refuse, seen) })
+	}
+
+	lease := testPromise * leasePerMille / 1000
+	for term := uint64(50); term < 100; term += 10 { // the election timeout is random
+		mu.Lock()
+		after, promised = nil, 0
+		mu.Unlock()
+		if resp, err := b.heartbeat(a, term); err != nil || !resp.Success {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		if err := b.offer(a, term); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a campaigns", func() bool { return c.node("a").raft.CurrentTerm() == term+1 })
+		// Just before its election times out for the first time, it hears from the winner of that term.
+		time.Sleep(testPromise * 9 / 10)
+		sent := bootTime()
+		mu.Lock()
+		promised = sent
+		mu.Unlock()
+		resp, err := w.heartbeat(a, term+1)
+		if err != nil || !resp.Success || resp.Term != term+1 {
+			continue // no lease rests on that
+		}
+		eventually(t, "a campaigns again", func() bool { mu.Lock(); defer mu.Unlock(); return len(after) > 0 })
+		mu.Lock()
+		if d := after[0] - sent; d < lease {
+			t.Errorf("%v after it had answered a heartbeat, the voter asked for votes: the leader's lease is %v", d, lease)
+		}
+		mu.Unlock()
+	}
+}

@@ -1,0 +1,149 @@
+package raftwitness
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"kineshim/raftwitness/record"
+
+	"github.com/google/renameio/v2"
+)
+
+// Peer is a voter as the others know it.
+type Peer struct {
+	record.Member
+	// Raft is the host:port at which the voter's Raft transport listens.
+	Raft string `json:"raft"`
+}
+
+// Identity is who a voter is: made once, at enrolment, and never guessed. A voter whose identity file is gone does not vote.
+type Identity struct {
+	ClusterID string `json:"clusterID"`
+	// Name is this voter's name, ServerID its Raft server ID: the name and the incarnation.
+	Name     string      `json:"name"`
+	ServerID string      `json:"serverID"`
+	Role     record.Role `json:"role"`
+	// Founder names the data node that makes the first database.
+	Founder string `json:"founder"`
+	// Promise is how long each voter refuses to vote after it has heard from a leader. All voters must agree on it.
+	Promise time.Duration `json:"promiseNanoseconds"`
+	// Peers lists all three voters, this one among them.
+	Peers []Peer `json:"peers"`
+}
+
+const identityFile = "identity.json"
+
+// ErrNotEnrolled reports a directory without an identity.
+var ErrNotEnrolled = errors.New("not enrolled")
+
+// NewServerID makes a server ID that no earlier voter of this name has had.
+func NewServerID(name string) string {
+	b := make([]byte, 4)
+	rand.Read(b)
+	return name + "-" + hex.EncodeToString(b)
+}
+
+// NewClusterID makes the ID of a new cluster.
+func NewClusterID() string {
+	b := make([]byte, 8)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// LoadIdentity reads dir/identity.json. It returns ErrNotEnrolled if there is none.
+func LoadIdentity(dir string) (Identity, error) {
+	var id Identity
+	path := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return id, fmt.Errorf("%s: %w", path, ErrNotEnrolled)
+	}
+	if err != nil {
+		return id, fmt.Errorf("read identity: %w", err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		return id, fmt.Errorf("read identity %s: %w", path, err)
+	}
+	return id, id.Validate()
+}
+
+// Save writes dir/identity.json durably. It refuses to replace another identity.
+func (id Identity) Save(dir string) error {
+	if err := id.Validate(); err != nil {
+		return err
+	}
+	if old, err := LoadIdentity(dir); err == nil {
+		if old.ServerID == id.ServerID {
+			return nil
+		}
+		return fmt.Errorf("%s is enrolled already, as %s in cluster %s", dir, old.ServerID, old.ClusterID)
+	} else if !errors.Is(err, ErrNotEnrolled) {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("save identity: %w", err)
+	}
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save identity: %w", err)
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, identityFile), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("save identity: %w", err)
+	}
+	return nil
+}
+
+// minPromise is the shortest promise that a busy machine can keep leases under.
+const minPromise = 50 * time.Millisecond
+
+// Validate reports what is wrong with the identity.
+func (id Identity) Validate() error {
+	if id.ClusterID == "" || id.Name == "" || id.ServerID == "" {
+		return errors.New("identity: cluster ID, name or server ID is missing")
+	}
+	if id.Promise < minPromise {
+		return fmt.Errorf("identity: promise %v is below %v", id.Promise, minPromise)
+	}
+	data, self := 0, false
+	for _, p := range id.Peers {
+		if p.Role == record.Data {
+			data++
+		}
+		self = self || p.Name == id.Name && p.ServerID == id.ServerID && p.Role == id.Role
+		if p.Raft == "" {
+			return fmt.Errorf("identity: no Raft address for %q", p.Name)
+		}
+	}
+	if len(id.Peers) != 3 || data != 2 {
+		return fmt.Errorf("identity: %d voters of which %d hold data; a cluster is two data nodes and a witness", len(id.Peers), data)
+	}
+	if !self {
+		return fmt.Errorf("identity: %q is not among the voters", id.ServerID)
+	}
+	return nil
+}
+
+// PeerByName returns the named voter.
+func (id Identity) PeerByName(name string) (Peer, bool) {
+	for _, p := range id.Peers {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return Peer{}, false
+}
+
+// Members lists the voters as the cluster record does.
+func (id Identity) Members() []record.Member {
+	var ms []record.Member
+	for _, p := range id.Peers {
+		ms = append(ms, p.Member)
+	}
+	return ms
+}

@@ -1,0 +1,311 @@
+package raftwitness
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// hello opens each connection: it says which cluster the caller belongs to, who it is and whom it expects to find. Mutual
+// TLS goes below it, by way of the listener and the dial function.
+type hello struct {
+	Cluster string `json:"cluster"`
+	From    string `json:"from"`
+	To      string `json:"to"`
+	// Promise is the caller's promise period: voters that disagree on it must not be in one cluster.
+	Promise time.Duration `json:"promise"`
+}
+
+type helloReply struct {
+	Error string `json:"error,omitempty"`
+}
+
+const (
+	helloMagic = "KSR1"
+	// helloMax bounds what a stranger can make us read.
+	helloMax = 1024
+	// helloTimeout ends connections that say nothing.
+	helloTimeout = 2 * time.Second
+	// acceptBacklog bounds connections that wait for a group to take them; beyond it they are closed.
+	acceptBacklog = 16
+	// maxOpen bounds the connections of one group: a voter has about five to another.
+	maxOpen = 64
+	// maxGreeting bounds the connections that are still in their hello.
+	maxGreeting = 64
+)
+
+// Listener is one port shared by the groups of several clusters, told apart by cluster ID.
+type Listener struct {
+	ln  net.Listener
+	log *slog.Logger
+	sem chan struct{}
+	wg  sync.WaitGroup
+
+	mu     sync.Mutex // guards groups
+	groups map[string]*group
+}
+
+// group is one cluster's share of the port.
+type group struct {
+	id    Identity
+	conns chan net.Conn
+	done  chan struct{}
+	owner *Listener
+	dial  func(address string, timeout time.Duration) (net.Conn, error)
+	addr  func(serverID string) (string, bool)
+
+	mu     sync.Mutex // guards the fields below
+	closed bool
+	open   map[*groupConn]struct{} // accepted, and those that still wait in conns
+}
+
+// groupConn is an accepted connection; its group closes it if nobody else does.
+type groupConn struct {
+	net.Conn
+	group *group
+}
+
+func (c *groupConn) Close() error {
+	c.group.mu.Lock()
+	delete(c.group.open, c)
+	c.group.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// NewListener serves ln until Close. ln may be a TLS listener.
+func NewListener(ln net.Listener, log *slog.Logger) *Listener {
+	l := &Listener{ln: ln, log: log, groups: map[string]*group{}, sem: make(chan struct{}, maxGreeting)}
+	l.wg.Add(1)
+	go l.accept()
+	return l
+}
+
+// Addr is the address listened on.
+func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
+
+// Close closes the port and waits for its goroutines. Groups must be closed by their owners.
+func (l *Listener) Close() error {
+	err := l.ln.Close()
+	l.wg.Wait()
+	return err
+}
+
+func (l *Listener) accept() {
+	defer l.wg.Done()
+	for {
+		c, err := l.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			l.log.Warn("accept Raft connection", "error", err)
+			time.Sleep(50 * time.Millisecond) // out of file descriptors, most likely
+			continue
+		}
+		select {
+		case l.sem <- struct{}{}:
+		default:
+			c.Close()
+			continue
+		}
+		l.wg.Add(1)
+		go func() {
+			defer l.wg.Done()
+			defer func() { <-l.sem }()
+			if err := l.greet(c); err != nil {
+				l.log.Warn("refused Raft connection", "from", c.RemoteAddr().String(), "error", err)
+				c.Close()
+			}
+		}()
+	}
+}
+
+// greet reads the hello, answers it and gives the connection to its group.
+func (l *Listener) greet(c net.Conn) error {
+	c.SetDeadline(time.Now().Add(helloTimeout))
+	var h hello
+	if err := readFrame(c, &h); err != nil {
+		return err
+	}
+	g, err := l.route(h)
+	var r helloReply
+	if err != nil {
+		r.Error = err.Error()
+	}
+	if werr := writeFrame(c, r); err == nil {
+		err = werr
+	}
+	if err != nil {
+		return err
+	}
+	c.SetDeadline(time.Time{})
+	return g.take(c)
+}
+
+func (l *Listener) route(h hello) (*group, error) {
+	l.mu.Lock()
+	g := l.groups[h.Cluster]
+	l.mu.Unlock()
+	if g == nil {
+		return nil, fmt.Errorf("cluster %q is not known here", h.Cluster)
+	}
+	return g, g.check(h)
+}
+
+// check says whether the caller is a voter of this cluster that means this incarnation of us.
+func (g *group) check(h hello) error {
+	if h.To != g.id.ServerID {
+		return fmt.Errorf("you want %q, this is %q: one of the two was enrolled anew", h.To, g.id.ServerID)
+	}
+	if h.Promise != g.id.Promise {
+		return fmt.Errorf("your heartbeat timeout is %v, here it is %v: they must be equal", h.Promise, g.id.Promise)
+	}
+	for _, p := range g.id.Peers {
+		if p.ServerID == h.From {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a voter of this cluster", h.From)
+}
+
+func newGroup(id Identity, owner *Listener, dial func(string, time.Duration) (net.Conn, error), addr func(string) (string, bool)) *group {
+	return &group{id: id, conns: make(chan net.Conn, acceptBacklog), done: make(chan struct{}), owner: owner, dial: dial, addr: addr, open: map[*groupConn]struct{}{}}
+}
+
+// register gives a cluster's group its share of the port.
+func (l *Listener) register(g *group) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.groups[g.id.ClusterID]; ok {
+		return fmt.Errorf("cluster %s is served on this port already", g.id.ClusterID)
+	}
+	l.groups[g.id.ClusterID] = g
+	return nil
+}
+
+// group is raft.StreamLayer: addresses are server IDs, resolved when dialled, so that a voter may move to another address.
+
+func (g *group) Accept() (net.Conn, error) {
+	select {
+	case c := <-g.conns:
+		return c, nil
+	case <-g.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (g *group) Addr() net.Addr { return serverAddr(g.id.ServerID) }
+
+// take queues a connection for Accept.
+func (g *group) take(c net.Conn) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	if len(g.open) >= maxOpen {
+		return fmt.Errorf("%d connections are open", maxOpen)
+	}
+	gc := &groupConn{c, g}
+	select {
+	case g.conns <- gc:
+		g.open[gc] = struct{}{}
+		return nil
+	default:
+		return errors.New("too many connections wait")
+	}
+}
+
+// Close gives the share of the port back and closes all connections: hashicorp/raft leaves accepted ones open.
+func (g *group) Close() error {
+	g.owner.mu.Lock()
+	if g.owner.groups[g.id.ClusterID] == g { // not if it could not be registered
+		delete(g.owner.groups, g.id.ClusterID)
+	}
+	g.owner.mu.Unlock()
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
+	g.closed = true
+	close(g.done)
+	for c := range g.open {
+		c.Conn.Close()
+	}
+	clear(g.open)
+	return nil
+}
+
+func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	address, ok := g.addr(string(server))
+	if !ok {
+		return nil, fmt.Errorf("dial %q: not a voter of this cluster", server)
+	}
+	c, err := g.dial(address, timeout)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(min(timeout, helloTimeout)))
+	err = writeFrame(c, hello{g.id.ClusterID, g.id.ServerID, string(server), g.id.Promise})
+	var r helloReply
+	if err == nil {
+		err = readFrame(c, &r)
+	}
+	if err == nil && r.Error != "" {
+		err = fmt.Errorf("%s at %s refuses: %s", server, address, r.Error)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.SetDeadline(time.Time{})
+	return c, nil
+}
+
+type serverAddr string
+
+func (serverAddr) Network() string  { return "raft" }
+func (a serverAddr) String() string { return string(a) }
+
+func writeFrame(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	frame := append([]byte(helloMagic), 0, 0)
+	binary.BigEndian.PutUint16(frame[len(helloMagic):], uint16(len(b)))
+	_, err = w.Write(append(frame, b...))
+	return err
+}
+
+func readFrame(r io.Reader, v any) error {
+	head := make([]byte, len(helloMagic)+2)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return fmt.Errorf("read hello: %w", err)
+	}
+	if string(head[:len(helloMagic)]) != helloMagic {
+		return errors.New("read hello: not a kineshim Raft connection")
+	}
+	n := binary.BigEndian.Uint16(head[len(helloMagic):])
+	if n > helloMax {
+		return fmt.Errorf("read hello: %d bytes announced, %d allowed", n, helloMax)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return fmt.Errorf("read hello: %w", err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read hello: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,353 @@
+package raftwitness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kineshim/raftwitness/record"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Config is what a Node needs.
+type Config struct {
+	// Dir holds the Raft log and the snapshots.
+	Dir      string
+	Identity Identity
+	// Listener is the port, perhaps shared with other clusters.
+	Listener *Listener
+	// Dial connects to another voter; nil is plain TCP. It is where TLS goes.
+	Dial func(address string, timeout time.Duration) (net.Conn, error)
+	// Address gives a voter's current host:port by its name; nil or "" falls back to the identity's.
+	Address func(name string) string
+	Log     *slog.Logger
+}
+
+// Node is one voter of one cluster.
+type Node struct {
+	cfg   Config
+	raft  *raft.Raft
+	store *raftboltdb.BoltStore
+	voter *voter
+	lease *lease
+	fsm   *fsm
+	group *group
+	// barrierTerm is the term in which this server, as leader, has applied all that came before it.
+	barrierTerm atomic.Uint64
+	leaderCh    chan bool
+
+	mu      sync.Mutex // guards waiters
+	waiters map[chan struct{}]struct{}
+}
+
+const (
+	// witnessPatience is how many times longer the witness waits before it campaigns: a data node that can lead should.
+	witnessPatience = 3
+	// snapshotThreshold and trailingLogs keep the log to a few hundred small entries.
+	snapshotThreshold = 256
+	trailingLogs      = 128
+	snapshotsKept     = 2
+	// connectionPool bounds the idle connections kept to each voter.
+	connectionPool = 3
+	// rpcTimeout is how long a request to a voter may take; a frozen voter is found after it.
+	minRPCTimeout = time.Second
+)
+
+// Open starts the voter. The log is made, with the three voters of the identity, if Dir has never held one.
+func Open(cfg Config) (_ *Node, err error) {
+	if err := cfg.Identity.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = func(address string, timeout time.Duration) (net.Conn, error) {
+			return net.DialTimeout("tcp", address, timeout)
+		}
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open Raft directory: %w", err)
+	}
+	n := &Node{cfg: cfg, lease: newLease(cfg.Identity.Promise, bootTime), leaderCh: make(chan bool, 8), waiters: map[chan struct{}]struct{}{}}
+	n.fsm = newFSM(cfg.Log, n.wake)
+	defer func() {
+		if err != nil {
+			n.closeFiles()
+		}
+	}()
+	n.store, err = raftboltdb.New(raftboltdb.Options{
+		Path:        filepath.Join(cfg.Dir, "raft.db"),
+		BoltOptions: &bolt.Options{Timeout: time.Second},
+	})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, fmt.Errorf("open %s: another process holds it: is a kineshim or raftwitness with this data directory running?", cfg.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the Raft log in %s: %w", cfg.Dir, err)
+	}
+	return n, n.start()
+}
+
+func (n *Node) start() error {
+	id := n.cfg.Identity
+	logger := newLogger(n.cfg.Log)
+	n.group = newGroup(id, n.cfg.Listener, n.cfg.Dial, n.address)
+	if err := n.cfg.Listener.register(n.group); err != nil {
+		return err
+	}
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.group, MaxPool: connectionPool, MaxRPCsInFlight: 1, Timeout: max(minRPCTimeout, 2*id.Promise), Logger: logger,
+	})
+	n.voter = newVoter(transport, n.lease, id.Promise, bootTime)
+
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(id.ServerID)
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = id.Promise, id.Promise, id.Promise
+	if id.Role == record.Witness {
+		c.HeartbeatTimeout *= witnessPatience
+		c.ElectionTimeout *= witnessPatience
+	}
+	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingLogs
+	c.Logger = logger
+	c.NotifyCh = n.leaderCh
+	c.NoLegacyTelemetry = true
+
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, snapshotsKept, logger)
+	if err != nil {
+		return fmt.Errorf("open the snapshots: %w", err)
+	}
+	if err := n.remember(c, snaps); err != nil {
+		return err
+	}
+	if n.raft, err = raft.NewRaft(c, n.fsm, n.store, n.store, snaps, n.voter); err != nil {
+		return fmt.Errorf("start Raft: %w", err)
+	}
+	n.voter.raft = raftWithLog{n.raft, n.store}
+	return nil
+}
+
+func (n *Node) servers() raft.Configuration {
+	var c raft.Configuration
+	for _, p := range n.cfg.Identity.Peers {
+		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(p.ServerID), Address: raft.ServerAddress(p.ServerID)})
+	}
+	return c
+}
+
+// address resolves a server ID.
+func (n *Node) address(serverID string) (string, bool) {
+	for _, p := range n.cfg.Identity.Peers {
+		if p.ServerID != serverID {
+			continue
+		}
+		if n.cfg.Address != nil {
+			if a := n.cfg.Address(p.Name); a != "" {
+				return a, true
+			}
+		}
+		return p.Raft, true
+	}
+	return "", false
+}
+
+// Run serves until ctx ends, then shuts Raft down and closes the log.
+func (n *Node) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Add(2)
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { defer wg.Done(); n.voter.run(inner, done) }()
+	go func() { defer wg.Done(); n.lead(inner) }()
+	<-ctx.Done()
+	err := n.raft.Shutdown().Error() // Raft first: it may wait for an answer that run passes on
+	close(done)
+	cancel()
+	wg.Wait()
+	return errors.Join(err, n.closeFiles())
+}
+
+func (n *Node) closeFiles() error {
+	var errs []error
+	if n.voter != nil {
+		errs = append(errs, n.voter.NetworkTransport.Close())
+	}
+	if n.group != nil {
+		errs = append(errs, n.group.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// wake tells all watchers that the record or Raft's state may have changed.
+func (n *Node) wake() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.waiters {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Changes returns a channel that gets a value after each change of the record or of leadership, until stop is called.
+func (n *Node) Changes() (c <-chan struct{}, stop func()) {
+	w := make(chan struct{}, 1)
+	n.mu.Lock()
+	n.waiters[w] = struct{}{}
+	n.mu.Unlock()
+	return w, func() {
+		n.mu.Lock()
+		delete(n.waiters, w)
+		n.mu.Unlock()
+	}
+}
+
+// Record is the cluster record as applied here, and the log index up to which it is. It must not be modified.
+func (n *Node) Record() (*record.Record, uint64) {
+	a := n.fsm.state.Load()
+	return &a.Record, a.Index
+}
+
+// Outcomes of a proposal that did not go through. A command refused by the record's rules returns record.ErrStaleEpoch and
+// the like instead.
+var (
+	// ErrNotLeader: nothing was proposed.
+	ErrNotLeader = errors.New("not the Raft leader")
+	// ErrUnknownOutcome: the command may have been, or may yet be, committed.
+	ErrUnknownOutcome = errors.New("outcome unknown")
+)
+
+// Propose commits a command. It returns nil when the command is applied here. Anything that is neither nil, ErrNotLeader nor
+// one of the record's refusals wraps ErrUnknownOutcome.
+func (n *Node) Propose(ctx context.Context, c record.Command) error {
+	b, err := c.Encode()
+	if err != nil {
+		return err
+	}
+	var timeout time.Duration
+	if d, ok := ctx.Deadline(); ok {
+		timeout = max(time.Millisecond, time.Until(d))
+	}
+	var answer any
+	err = await(ctx, func() error {
+		f := n.raft.Apply(b, timeout)
+		err := f.Error()
+		answer = f.Response()
+		return err
+	})
+	switch {
+	case err == nil:
+		if refusal, ok := answer.(error); ok {
+			return refusal
+		}
+		return nil
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return fmt.Errorf("propose %s: %w", c.Kind, ErrNotLeader)
+	default:
+		return fmt.Errorf("propose %s: %w: %w", c.Kind, ErrUnknownOutcome, err)
+	}
+}
+
+// await bounds by ctx a wait for Raft, which knows no contexts. What it waits for ends with Raft at the latest.
+func await(ctx context.Context, wait func() error) error {
+	result := make(chan error, 1)
+	go func() { result <- wait() }()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Settle returns nil when this leader knows the outcome of everything that was ever proposed: all of it is applied here or lost.
+// It waits for 5 s at most.
+func (n *Node) Settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	return await(ctx, func() error { return n.raft.Barrier(barrierTimeout).Error() })
+}
+
+// Status is a voter's view of Raft.
+type Status struct {
+	Leader bool
+	// Barrier: this leader has applied everything that was committed before its term.
+	Barrier bool
+	// LeaderName is the name of the leader as known here; "" if none is.
+	LeaderName string
+	Term       uint64
+	// LeaseLeft is how long this leader may go on answering without hearing from anybody; 0 without a lease.
+	LeaseLeft time.Duration
+	// Forfeited: this leader has offered its leadership to somebody and will never again have a lease in this term.
+	Forfeited   bool
+	CommitIndex uint64
+	// Heard is, on a leader, the time since each other voter last answered in this term; absent if never.
+	Heard map[string]time.Duration
+	// LeaderHeard is, on a follower, the time since the leader was last heard; absent (ok false) on a leader.
+	LeaderHeard time.Duration
+}
+
+// Status looks at Raft.
+func (n *Node) Status() Status {
+	term := n.raft.CurrentTerm()
+	s := Status{Term: term, Leader: n.raft.State() == raft.Leader, CommitIndex: n.raft.CommitIndex(), Heard: map[string]time.Duration{}}
+	_, id := n.raft.LeaderWithID()
+	for _, p := range n.cfg.Identity.Peers {
+		if p.ServerID == string(id) {
+			s.LeaderName = p.Name
+		}
+		if age, ok := n.lease.age(p.ServerID, term); ok && s.Leader {
+			s.Heard[p.Name] = age
+		}
+	}
+	if s.Leader {
+		s.Barrier = n.barrierTerm.Load() == term
+		s.LeaseLeft = n.LeaseLeft()
+		s.Forfeited = n.lease.isForfeited(term)
+	} else {
+		s.LeaderHeard = time.Since(n.raft.LastContact())
+	}
+	return s
+}
+
+// LeaseLeft is how long this node may answer as leader; 0: not at all. Leadership alone says nothing until an entry of its
+// own term is committed and applied. It takes less than a microsecond.
+func (n *Node) LeaseLeft() time.Duration {
+	// In this order: terms only go up, so the state that is read between the two is that of a server in this term.
+	term := n.barrierTerm.Load()
+	if term == 0 || n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
+		return 0
+	}
+	return n.lease.left(term)
+}
+
+// Identity is who this voter is.
+func (n *Node) Identity() Identity { return n.cfg.Identity }
+
+// HandOver gives up this leader's lease for good and offers the leadership to the named voter. It returns nil when the voter
+// has been told to campaign; whether it won shows later.
+func (n *Node) HandOver(ctx context.Context, name string) error {
+	p, ok := n.cfg.Identity.PeerByName(name)
+	if !ok {
+		return fmt.Errorf("hand over: no voter %q", name)
+	}
+	err := await(ctx, func() error {
+		return n.raft.LeadershipTransferToServer(raft.ServerID(p.ServerID), raft.ServerAddress(p.ServerID)).Error()
+	})
+	if err != nil {
+		return fmt.Errorf("hand over to %s: %w", name, err)
+	}
+	return nil
+}

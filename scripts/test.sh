@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs go vet and all tests. The tests that start real nodes find their binaries in KINESHIM_BIN_DIR, built once here.
+# Arguments are passed on to go test.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bin=$(mktemp -d /tmp/kineshim-bin.XXXXXX)
+trap 'rm -rf "$bin"' EXIT
+chmod 0755 "$bin"
+make --no-print-directory build BIN="$bin"
+export KINESHIM_BIN_DIR=$bin
+
+echo "go vet ./..."
+go vet ./...
+
+# The clusters of integration/ fail over when a machine is too busy to answer: they get it to themselves.
+mapfile -t units < <(go list ./... | grep -v '^kineshim/integration')
+mapfile -t clusters < <(go list ./... | grep '^kineshim/integration')
+status=0
+echo "go test: ${#units[@]} packages"
+go test -timeout 20m "$@" "${units[@]}" || status=1
+if ((${#clusters[@]} > 0)); then
+	echo "go test: ${#clusters[@]} packages with clusters of real processes"
+	go test -p 1 -timeout 20m "$@" "${clusters[@]}" || status=1
+fi
+exit "$status"
