@@ -90,14 +90,14 @@ type Config struct {
 
 // Agent runs one data node. Make it with New, then call Run once.
 type Agent struct {
-	cfg      Config
-	log      *slog.Logger
-	pg       *postgres.Server
-	store    Store
-	gate     *Gate
-	routes   *routes
-	wakeCh   chan struct{}
-	beatCh   chan struct{}
+	cfg    Config
+	log    *slog.Logger
+	pg     *postgres.Server
+	store  Store
+	gate   *Gate
+	routes *routes
+	wakeCh chan struct{}
+	beatCh chan struct{}
 	// over is closed when Run ends: it ends the goroutines that watch something.
 	over     chan struct{}
 	instance string
@@ -271,9 +271,6 @@ func (a *Agent) applyGate(in *decide.Input, plan decide.Plan) {
 	wasOpen := a.gate.accepting()
 	if plan.Closed != "" {
 		a.gate.close(plan.Closed)
-		if !in.Local.Session || in.Local.Role != decide.Primary || in.Record.Primary != in.Self {
-			a.gate.end(plan.Closed)
-		}
 	} else {
 		a.gate.open()
 	}

@@ -101,13 +101,15 @@ func (a *Agent) nowDown() {
 	a.mu.Lock()
 	l := &a.local
 	wasPrimary := l.promotedEpoch != 0
+	if wasPrimary {
+		a.gate.end("PostgreSQL has ended")
+	}
 	l.up, l.downSince = false, time.Now()
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
 	a.forgetSession()
 	a.mu.Unlock()
 	if wasPrimary {
-		a.gate.end("PostgreSQL has ended")
 		a.log.Warn("PostgreSQL has ended while it was primary")
 	}
 	a.beat()
@@ -122,6 +124,7 @@ func (a *Agent) forgetSession() {
 	}
 	l.sentinel, l.epochCommitted, l.engine = nil, 0, 0
 	l.proven, l.slot = false, false
+	l.joinedAt, l.noJoinUntil = time.Time{}, time.Time{}
 	l.stalledSince, l.flushedBefore, l.standbyFlush = time.Time{}, 0, 0
 }
 

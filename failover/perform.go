@@ -276,11 +276,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func (a *Agent) connectSolo(ctx context.Context) error {
-	// Once more, at the last moment: commits that wait are released by this.
-	if pairing := a.pairing.Load(); pairing {
-		return errNotNow
-	}
-	if rec, _ := a.store.Record(); rec.Paired() || rec.Primary != a.cfg.Self {
+	if !a.beginSolo() {
 		return errNotNow
 	}
 	if err := a.pg.ConnectSolo(ctx); err != nil {
@@ -288,13 +284,26 @@ func (a *Agent) connectSolo(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	l := &a.local
-	l.proven = false
 	if !l.joinedAt.IsZero() && time.Since(l.joinedAt) < joinTrial {
 		l.noJoinUntil = time.Now().Add(joinPause)
 	}
 	a.mu.Unlock()
 	a.when(a.pg.SoloLost(), a.wake)
 	return nil
+}
+
+// beginSolo looks once more, at the last moment, whether commits may go on without the standby, and keeps a pairing from
+// beginning meanwhile: that needs a new proof, which waits for its turn behind this action.
+func (a *Agent) beginSolo() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pairing := a.pairing.Load() // before the record; see Gate.Check
+	rec, _ := a.store.Record()
+	if pairing || rec.Paired() || rec.Primary != a.cfg.Self || rec.Epoch != a.local.promotedEpoch {
+		return false
+	}
+	a.local.proven = false
+	return true
 }
 
 func (a *Agent) disconnectSolo(ctx context.Context) error {

@@ -159,7 +159,7 @@ func TestKineTxnsMeanWhatTheySay(t *testing.T) {
 			}
 		})
 	}
-	if got := mustGet(t, c, "/", clientv3.WithPrefix()); len(got.Kvs) != 1 || string(got.Kvs[0].Value) != "2" {
+	if got := mustGet(t, c, "/", clientv3.WithRange("/registry")); len(got.Kvs) != 1 || string(got.Kvs[0].Value) != "2" {
 		t.Errorf("the refused transactions left %v", got.Kvs)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // postgres is a throw-away PostgreSQL that listens on a unix socket only.
@@ -276,7 +277,8 @@ func (n *node) leadKine(t *testing.T, pg *postgres, database string) {
 
 func newClient(t *testing.T, address string) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: patience, MaxUnaryRetries: 1})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: patience, MaxUnaryRetries: 1,
+		Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -333,6 +333,9 @@ func (n *Node) LeaseLeft() time.Duration {
 	return n.lease.left(term)
 }
 
+// Term is Raft's current term.
+func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
+
 // Identity is who this voter is.
 func (n *Node) Identity() Identity { return n.cfg.Identity }
 

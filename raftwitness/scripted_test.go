@@ -14,6 +14,8 @@ type scripted struct {
 	t    *testing.T
 	id   Identity
 	wire *raft.NetworkTransport
+	// listener is its port.
+	listener *Listener
 	// asked gets each request that the voter is sent; the test, or answer, must answer it.
 	asked <-chan raft.RPC
 }
@@ -23,7 +25,7 @@ func newScripted(t *testing.T, id Identity, l *Listener) *scripted {
 	g := newTestGroup(t, id, l)
 	wire := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: g, MaxPool: 3, Timeout: time.Second, Logger: newLogger(testLog(id.Name))})
 	t.Cleanup(func() { wire.Close() })
-	return &scripted{t, id, wire, wire.Consumer()}
+	return &scripted{t, id, wire, l, wire.Consumer()}
 }
 
 func newTestGroup(t *testing.T, id Identity, l *Listener) *group {

@@ -185,7 +185,7 @@ func (n *node) build(peer pb.PeerClient) error {
 
 // header is what etcd's response headers say of this cluster.
 func (n *node) header() kineshim.HeaderInfo {
-	return kineshim.HeaderInfo{ClusterID: number(n.id.ClusterID), MemberID: number(n.id.ServerID), RaftTerm: n.raft.Status().Term}
+	return kineshim.HeaderInfo{ClusterID: number(n.id.ClusterID), MemberID: number(n.id.ServerID), RaftTerm: n.raft.Term()}
 }
 
 // number makes one of etcd's numeric IDs of a name.

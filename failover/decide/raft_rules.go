@@ -93,7 +93,7 @@ var raftRules = []rule{
 	{
 		name: "hand-back",
 		when: func(in *Input) bool {
-			return in.Raft.Leader && in.otherIsPrimary() && in.peerFresh() && in.Peer.SinceLeader && in.primaryReady() && in.mayTakeOver() == "" && !in.Wish.Force
+			return in.Raft.Leads() && in.otherIsPrimary() && in.peerFresh() && in.Peer.SinceLeader && in.primaryReady() && in.mayTakeOver() == "" && !in.Wish.Force
 		},
 		do:  func(in *Input) Step { return Step{Action: HandOver, To: in.Other} },
 		why: because("leadership follows the primary, and it is well"),

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,7 +198,7 @@ func pair(t *testing.T, ctx context.Context, change ...func(*Config)) (a, b *nod
 	a, b = newNode(t, portA, portB, change...).withData(ctx), newNode(t, portB, portA, change...)
 	a.startPrimary(ctx, 1)
 	check(t, "clone", b.Clone(ctx, nil))
-	check(t, "start standby", b.Start(ctx, func(p Progress) { t.Log(p) }))
+	check(t, "start standby", b.Start(ctx, nil))
 	check(t, "follow", b.Follow(ctx))
 	check(t, "disconnect solo", a.DisconnectSolo(ctx))
 	_, err := a.ProveGating(ctx)
@@ -321,4 +322,38 @@ func readAll(t *testing.T, path string) string {
 	b, err := io.ReadAll(f)
 	check(t, "read", err)
 	return strings.TrimSpace(string(b))
+}
+
+// stop freezes a process (SIGSTOP) and returns what thaws it; the test's end does so too.
+func freezeProcess(t *testing.T, pid int) (thaw func()) {
+	t.Helper()
+	check(t, "SIGSTOP", syscall.Kill(pid, syscall.SIGSTOP))
+	thaw = sync.OnceFunc(func() { syscall.Kill(pid, syscall.SIGCONT) })
+	t.Cleanup(thaw)
+	return thaw
+}
+
+// startPlain runs the node's data directory as a primary whose settings can change: PostgreSQL without our precautions.
+func (n *node) startPlain(ctx context.Context, settings ...string) {
+	n.t.Helper()
+	check(n.t, "directories", n.prepareDirs())
+	check(n.t, "configuration", n.writeConf())
+	check(n.t, "leftovers", n.removeLeftovers(ctx))
+	args := []string{"-D", n.cfg.DataDir, "-c", "hba_file=" + n.hbaPath(), "-c", "listen_addresses=127.0.0.1", "-c", "wal_log_hints=on",
+		"-c", fmt.Sprintf("port=%d", n.cfg.Port), "-c", "unix_socket_directories=" + n.cfg.SocketDir}
+	for _, s := range settings {
+		args = append(args, "-c", s)
+	}
+	c, err := n.startChild(n.command(syscall.SIGQUIT, "postgres", args...))
+	check(n.t, "start plain", err)
+	check(n.t, "start plain", n.awaitSession(ctx, c, func(string, uint64, uint64) {}))
+}
+
+// waitsForStandby waits until a commit waits for synchronous replication.
+func (n *node) waitsForStandby(ctx context.Context) {
+	n.t.Helper()
+	conn := n.session(ctx, "postgres")
+	eventually(n.t, ctx, "a waiting commit", func() bool {
+		return value(n.t, ctx, conn, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`) != "0"
+	})
 }

@@ -89,8 +89,6 @@ func (m *monitor) sawTimeline(t uint32) uint32 {
 	return m.latest
 }
 
-func (m *monitor) timeline() uint32 { return m.sawTimeline(0) }
-
 // close ends the session; the next Observe opens another.
 func (m *monitor) close() {
 	m.busy.Lock()

@@ -58,11 +58,12 @@ func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, epoch uint64)
 	if err := mustBeFrozen(ctx, conn); err != nil {
 		return 0, 0, err
 	}
-	var d DataState
-	if err := s.readControl(ctx, &d); err != nil {
+	var control uint32
+	const query = `SELECT to_json(greatest(c.timeline_id, r.min_recovery_end_timeline)) FROM pg_control_checkpoint() c, pg_control_recovery() r`
+	if _, err := queryJSON(ctx, conn, query, &control); err != nil {
 		return 0, 0, err
 	}
-	marker := Promotion{Epoch: epoch, FromTimeline: max(d.Timeline, s.monitor.timeline())}
+	marker := Promotion{Epoch: epoch, FromTimeline: s.monitor.sawTimeline(control)}
 	if err := s.writeMarker(s.promotionMarkerPath(), marker); err != nil {
 		return 0, 0, err
 	}
