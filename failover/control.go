@@ -133,8 +133,16 @@ func (a *Agent) force(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteRe
 // SetPaused suspends automatic failover, or ends that.
 func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
 	a := s.Agent
+	if a.store.Status().LeaderName == a.cfg.Other {
+		return a.cfg.Peer.SetPaused(ctx, in)
+	}
+	return a.setPaused(ctx, in)
+}
+
+// setPaused records the operator's word, on the node that leads.
+func (a *Agent) setPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
 	rec, _ := a.store.Record()
-	if rec.Paused == in.Paused {
+	if rec.Initialised() && rec.Paused == in.Paused {
 		return &pb.SetPausedResponse{}, nil
 	}
 	kind := record.Resume
@@ -142,17 +150,16 @@ func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (
 		kind = record.Pause
 	}
 	outcome, err := a.store.Propose(ctx, record.Command{Kind: kind, Epoch: rec.Epoch, By: a.cfg.Self, Why: "by " + in.Operator, AtUnixMilli: time.Now().UnixMilli()})
-	switch {
-	case outcome == Done:
+	switch outcome {
+	case Done:
 		return &pb.SetPausedResponse{}, nil
-	case outcome == NotDone && !a.store.Status().Leader:
-		leader := a.store.Status().LeaderName
-		if leader == "" {
-			return nil, status.Error(codes.Unavailable, "no majority is reachable, so nothing can be recorded; see shimctl status")
-		}
-		return nil, status.Errorf(codes.FailedPrecondition, "only the node that leads can record it: run this on %s", leader)
+	case Unknown:
+		return nil, status.Errorf(codes.Unavailable, "whether it was recorded is not known (%v): look at shimctl status, and repeat it", err)
 	}
-	return nil, status.Error(codes.Unavailable, err.Error())
+	if !a.store.Status().Leader {
+		return nil, status.Error(codes.Unavailable, "nobody leads: no majority is reachable, or an election is under way, so nothing can be recorded; see shimctl status")
+	}
+	return nil, status.Error(codes.FailedPrecondition, err.Error())
 }
 
 // History lists what happened to the cluster.

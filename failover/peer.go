@@ -172,3 +172,8 @@ func (s PeerServer) BeginRebuild(ctx context.Context, in *pb.BeginRebuildRequest
 func (s PeerServer) Switchover(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteResponse, error) {
 	return s.Agent.switchover(ctx, in.Node)
 }
+
+// SetPaused takes an operator's request that reached the other node.
+func (s PeerServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
+	return s.Agent.setPaused(ctx, in)
+}

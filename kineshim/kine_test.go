@@ -414,6 +414,35 @@ func TestKineClosesWithoutLeavingGoroutines(t *testing.T) {
 	eventually(t, "the goroutines of the engines end", func() bool { return kine() <= rounds+1 })
 }
 
+func TestKineWatchSendsNothingAfterAFailure(t *testing.T) {
+	e := &kineEngine{failures: new(failures), closed: make(chan struct{}), failed: make(chan struct{})}
+	before, _ := e.failures.watch()
+	sent := 0
+	s := &watchStream{Watch_WatchServer: sendCounter{sent: &sent}, ctx: t.Context(), engine: e, before: before}
+	if err := s.Send(&etcdserverpb.WatchResponse{}); err != nil || sent != 1 {
+		t.Fatalf("sent %d, %v", sent, err)
+	}
+	e.failures.add("the connection ended")
+	wantCode(t, s.Send(&etcdserverpb.WatchResponse{}), codes.Unavailable, "the connection ended")
+	s.before = e.failures.count()
+	close(e.closed)
+	wantCode(t, s.Send(&etcdserverpb.WatchResponse{}), codes.Unavailable, errSessionEnded.Error())
+	if sent != 1 {
+		t.Errorf("sent %d, want 1", sent)
+	}
+}
+
+// sendCounter counts what is sent.
+type sendCounter struct {
+	etcdserverpb.Watch_WatchServer
+	sent *int
+}
+
+func (s sendCounter) Send(*etcdserverpb.WatchResponse) error {
+	*s.sent++
+	return nil
+}
+
 func TestKineTrueTxn(t *testing.T) {
 	key := []byte("/k")
 	found := func(mod, create int64, value string) []*etcdserverpb.ResponseOp {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -93,9 +94,16 @@ func TestClientCancelDoesNotCancelAWrite(t *testing.T) {
 		ended <- ctx.Err()
 		return &etcdserverpb.PutResponse{}, nil
 	}
+	// A server whose outermost interceptor tells when the endpoint has let go of the client.
+	returned := make(chan struct{})
+	outermost := grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		defer close(returned)
+		return next(ctx, req)
+	})
+	address := serve(t, n.endpoint, append([]grpc.ServerOption{outermost}, n.endpoint.ClientServerOptions()...))
 	ctx, cancel := context.WithCancel(soon(t))
 	result := make(chan error, 1)
-	kv := etcdserverpb.NewKVClient(dial(t, n.client))
+	kv := etcdserverpb.NewKVClient(dial(t, address))
 	go func() {
 		_, err := kv.Put(ctx, &etcdserverpb.PutRequest{Key: []byte("k")})
 		result <- err
@@ -103,8 +111,12 @@ func TestClientCancelDoesNotCancelAWrite(t *testing.T) {
 	<-begun
 	cancel()
 	wantCode(t, <-result, codes.Canceled, "")
+	select {
+	case <-returned:
+	case <-time.After(patience):
+		t.Fatal("the endpoint waits for a write whose client has gone")
+	}
 	s := n.endpoint.current.Load()
-	// The server's handler has returned, or will: the call goes on without it.
 	close(goOn)
 	if err := <-ended; err != nil {
 		t.Errorf("the engine's context ended with the client: %v", err)

@@ -1433,12 +1433,13 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x06leader\x18\r \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x0e \x01(\x04R\x04term\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\tR\aversion\x12\x12\n" +
-	"\x04busy\x18\x10 \x01(\tR\x04busy2\xe0\x01\n" +
+	"\x04busy\x18\x10 \x01(\tR\x04busy2\xac\x02\n" +
 	"\x04Peer\x12:\n" +
 	"\bExchange\x12\x16.kineshim.v1.NodeState\x1a\x16.kineshim.v1.NodeState\x12S\n" +
 	"\fBeginRebuild\x12 .kineshim.v1.BeginRebuildRequest\x1a!.kineshim.v1.BeginRebuildResponse\x12G\n" +
 	"\n" +
-	"Switchover\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse2\xf9\x02\n" +
+	"Switchover\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12J\n" +
+	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2\xf9\x02\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
@@ -1485,21 +1486,23 @@ var file_kineshim_proto_depIdxs = []int32{
 	1,  // 4: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
 	2,  // 5: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
 	4,  // 6: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
-	13, // 7: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
-	4,  // 8: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
-	6,  // 9: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
-	8,  // 10: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	10, // 11: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	1,  // 12: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	3,  // 13: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	5,  // 14: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	15, // 15: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	5,  // 16: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	7,  // 17: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	9,  // 18: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	12, // 19: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
+	8,  // 7: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	13, // 8: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	4,  // 9: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
+	6,  // 10: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
+	8,  // 11: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	10, // 12: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	1,  // 13: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	3,  // 14: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	5,  // 15: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	9,  // 16: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	15, // 17: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	5,  // 18: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	7,  // 19: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	9,  // 20: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	12, // 21: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	13, // [13:22] is the sub-list for method output_type
+	4,  // [4:13] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name

@@ -25,6 +25,7 @@ const (
 	Peer_Exchange_FullMethodName     = "/kineshim.v1.Peer/Exchange"
 	Peer_BeginRebuild_FullMethodName = "/kineshim.v1.Peer/BeginRebuild"
 	Peer_Switchover_FullMethodName   = "/kineshim.v1.Peer/Switchover"
+	Peer_SetPaused_FullMethodName    = "/kineshim.v1.Peer/SetPaused"
 )
 
 // PeerClient is the client API for Peer service.
@@ -40,6 +41,8 @@ type PeerClient interface {
 	BeginRebuild(ctx context.Context, in *BeginRebuildRequest, opts ...grpc.CallOption) (*BeginRebuildResponse, error)
 	// Switchover passes an operator's request on to the primary.
 	Switchover(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
+	// SetPaused passes an operator's request on to the node that leads.
+	SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error)
 }
 
 type peerClient struct {
@@ -80,6 +83,16 @@ func (c *peerClient) Switchover(ctx context.Context, in *PromoteRequest, opts ..
 	return out, nil
 }
 
+func (c *peerClient) SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetPausedResponse)
+	err := c.cc.Invoke(ctx, Peer_SetPaused_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -93,6 +106,8 @@ type PeerServer interface {
 	BeginRebuild(context.Context, *BeginRebuildRequest) (*BeginRebuildResponse, error)
 	// Switchover passes an operator's request on to the primary.
 	Switchover(context.Context, *PromoteRequest) (*PromoteResponse, error)
+	// SetPaused passes an operator's request on to the node that leads.
+	SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -111,6 +126,9 @@ func (UnimplementedPeerServer) BeginRebuild(context.Context, *BeginRebuildReques
 }
 func (UnimplementedPeerServer) Switchover(context.Context, *PromoteRequest) (*PromoteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Switchover not implemented")
+}
+func (UnimplementedPeerServer) SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPaused not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -187,6 +205,24 @@ func _Peer_Switchover_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_SetPaused_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPausedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).SetPaused(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_SetPaused_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).SetPaused(ctx, req.(*SetPausedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -205,6 +241,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Switchover",
 			Handler:    _Peer_Switchover_Handler,
+		},
+		{
+			MethodName: "SetPaused",
+			Handler:    _Peer_SetPaused_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kineshim/raftwitness"
+)
+
+// call runs the command and returns its exit code and all that it printed.
+func call(args ...string) (int, string) {
+	var out bytes.Buffer
+	code := run(context.Background(), args, &out, &out)
+	return code, out.String()
+}
+
+// writeConfig makes a node's file in a directory of its own.
+func writeConfig(t *testing.T, node, extra string) (path, dataDir string) {
+	t.Helper()
+	dir := t.TempDir()
+	dataDir = filepath.Join(dir, "data")
+	path = filepath.Join(dir, node+".yaml")
+	text := fmt.Sprintf(`
+node: %s
+data_dir: %s
+postgres: {socket_dir: /tmp/kineshim-test}
+members:
+  a: {raft: 127.0.0.1:1, peer: 127.0.0.1:2, postgres: 127.0.0.1:3}
+  b: {raft: 127.0.0.1:4, peer: 127.0.0.1:5, postgres: 127.0.0.1:6}
+  w: {raft: 127.0.0.1:7}
+%s`, node, dataDir, extra)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path, dataDir
+}
+
+func TestCalledWrongly(t *testing.T) {
+	for _, args := range [][]string{{}, {"--config", "x", "more"}, {"init", "--config", "x"}, {"join", "--config", "x"}, {"--nonsense"}} {
+		if code, out := call(args...); code != 2 || !strings.Contains(out, "kineshim init") {
+			t.Errorf("%v: exit %d, %s", args, code, out)
+		}
+	}
+}
+
+func TestCheckNamesAllMistakes(t *testing.T) {
+	path, _ := writeConfig(t, "a", "engine: none\nlog: {level: loud}\n")
+	if code, out := call("--config", path, "--check"); code != 1 || !strings.Contains(out, "engine:") || !strings.Contains(out, "log.level:") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	path, _ = writeConfig(t, "a", "")
+	if code, out := call("--config", path, "--check"); code != 0 {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	if code, out := call("--config", path, "--check", "--client-listen", "0.0.0.0:1"); code != 1 || !strings.Contains(out, "client_listen") {
+		t.Errorf("flag not checked: exit %d, %s", code, out)
+	}
+}
+
+func TestEnrolment(t *testing.T) {
+	a, aDir := writeConfig(t, "a", "")
+	b, bDir := writeConfig(t, "b", "")
+	enrolments := t.TempDir()
+	if code, out := call("--config", a); code != 1 || !strings.Contains(out, "kineshim init") {
+		t.Errorf("not enrolled: exit %d, %s", code, out)
+	}
+	if code, out := call("init", "--config", a, "--enrolments", enrolments); code != 0 {
+		t.Fatalf("init: exit %d, %s", code, out)
+	}
+	if code, out := call("init", "--config", a, "--enrolments", enrolments); code != 1 || !strings.Contains(out, "already") {
+		t.Errorf("second init: exit %d, %s", code, out)
+	}
+	if code, out := call("join", "--config", b, filepath.Join(enrolments, "w.json")); code != 1 || !strings.Contains(out, `for "w"`) {
+		t.Errorf("another's enrolment: exit %d, %s", code, out)
+	}
+	for range 2 { // a join that is run again changes nothing
+		if code, out := call("join", "--config", b, filepath.Join(enrolments, "b.json")); code != 0 {
+			t.Fatalf("join: exit %d, %s", code, out)
+		}
+	}
+	checkEnrolled(t, aDir, bDir, filepath.Join(enrolments, "w.json"))
+}
+
+// checkEnrolled compares the three identities.
+func checkEnrolled(t *testing.T, aDir, bDir, witness string) {
+	t.Helper()
+	ida, err := raftwitness.LoadIdentity(aDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	idb, err := raftwitness.LoadIdentity(bDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := raftwitness.ReadEnrolment(witness)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ida.ClusterID != idb.ClusterID || ida.ClusterID != e.Identity.ClusterID || !ida.IsFounder() || idb.IsFounder() || ida.ServerID == idb.ServerID {
+		t.Errorf("identities: %+v, %+v, %+v", ida, idb, e.Identity)
+	}
+	if len(e.Secrets) != 0 {
+		t.Error("the witness was given the secrets")
+	}
+	sa, errA := loadSecrets(aDir)
+	sb, errB := loadSecrets(bDir)
+	if errA != nil || errB != nil || sa != sb || sa.Superuser == "" {
+		t.Errorf("secrets differ: %v, %v", errA, errB)
+	}
+	for _, path := range []string{filepath.Join(aDir, "secrets.json"), filepath.Join(bDir, "secrets.json"), witness} {
+		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
+		}
+	}
+}
+
+func TestConfigurationThatDoesNotFitTheIdentity(t *testing.T) {
+	a, _ := writeConfig(t, "a", "")
+	if code, out := call("init", "--config", a, "--enrolments", t.TempDir()); code != 0 {
+		t.Fatalf("init: exit %d, %s", code, out)
+	}
+	text, err := os.ReadFile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(a, append(text, "timing: {heartbeat_timeout: 300ms}\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := call("--config", a); code != 1 || !strings.Contains(out, "founded with 500ms") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+}
