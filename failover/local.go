@@ -169,6 +169,7 @@ func (a *Agent) isUp() bool {
 }
 
 func (a *Agent) observe(ctx context.Context) {
+	began := time.Now()
 	q, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
 	obs, err := a.pg.Observe(q)
@@ -183,7 +184,7 @@ func (a *Agent) observe(ctx context.Context) {
 			a.log.Debug("observe PostgreSQL", "error", err)
 		}
 		if l.unwellSince.IsZero() && l.promotedEpoch != 0 {
-			l.unwellSince = time.Now()
+			l.unwellSince = began
 		}
 		return
 	}
@@ -250,6 +251,7 @@ func (a *Agent) probe(ctx context.Context) {
 		if !due {
 			continue
 		}
+		began := time.Now()
 		q, cancel := context.WithTimeout(ctx, probeTimeout)
 		err := a.pg.Probe(q)
 		cancel()
@@ -262,7 +264,7 @@ func (a *Agent) probe(ctx context.Context) {
 			case err == nil:
 				l.unwellSince = time.Time{}
 			case l.unwellSince.IsZero():
-				l.unwellSince = time.Now()
+				l.unwellSince = began
 				a.log.Warn("write probe", "error", err)
 			}
 		}
@@ -283,10 +285,13 @@ func (a *Agent) nodeState() *pb.NodeState {
 		Role: role, RoleReason: why, SystemId: in.Local.SystemID, Timeline: in.Local.Timeline, FlushLsn: uint64(in.Local.LSN), ReplayLsn: uint64(a.local.obs.ReplayLSN),
 		DataComplete: in.Local.Role != decide.Absent && in.Local.Role != decide.Broken, Streaming: in.Local.Streaming,
 		Progress: progressProto(a.local.progress),
-		GateOpen: a.gate.accepting(), GateReason: a.raft.plan.Closed, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
+		GateOpen: a.gate.answers(), GateReason: a.raft.plan.Closed, StandbyGates: in.Local.Proven && !in.Local.Solo && in.Local.Role == decide.Primary, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
 		Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
 	_, s.AppliedIndex = a.store.Record()
+	if !s.GateOpen && s.GateReason == "" {
+		s.GateReason = ErrNoLease.Error()
+	}
 	if age, ok := rs.Heard[a.cfg.Witness]; ok {
 		s.WitnessContactMs = age.Milliseconds()
 	}

@@ -38,6 +38,11 @@ func (a *Agent) status() *pb.StatusResponse {
 		return 1
 	})
 	r.Serving = self.GateOpen || other.Reachable && other.State.GateOpen
+	for _, n := range []*pb.NodeStatus{me, other} {
+		if n.Reachable && n.State != nil && n.Name == rec.Primary {
+			r.Synchronous = n.State.StandbyGates
+		}
+	}
 	r.NotArmed = a.notArmed(&in, me, other, w, r.Serving)
 	r.Armed = len(r.NotArmed) == 0
 	for _, n := range r.Nodes[:2] {

@@ -15,6 +15,8 @@ type wish struct {
 	switchTo    string
 	switchUntil time.Time
 	drained     bool
+	// unableSince is since when the other node could not take over; zero: it can.
+	unableSince time.Time
 	// force is until when a forced promotion of this node is tried; zero: not.
 	force time.Time
 	// leaving: this process is about to end. stopping: and it starts nothing any more.
@@ -24,6 +26,8 @@ type wish struct {
 const (
 	// switchTimeout gives a switchover up, so that a cluster is never without a primary for longer than that.
 	switchTimeout = 10 * time.Second
+	// unableTimeout gives a switchover up whose target cannot take over any more.
+	unableTimeout = time.Second
 	// forceTimeout bounds a forced promotion.
 	forceTimeout = 30 * time.Second
 	// wishPoll is how often a request looks whether it has come true.
@@ -37,13 +41,24 @@ func (w *wish) input() decide.Wish {
 // expireWish ends a switchover that has come true or to nothing. a.mu is held.
 func (a *Agent) expireWish(in *decide.Input) {
 	w := &a.wish
-	if w.switchTo == "" || in.Record.Primary == a.cfg.Self && time.Now().Before(w.switchUntil) {
+	if w.switchTo == "" {
 		return
 	}
-	if in.Record.Primary == a.cfg.Self {
+	now := time.Now()
+	switch {
+	case in.CanHandOver():
+		w.unableSince = time.Time{}
+	case w.unableSince.IsZero():
+		w.unableSince = now
+	}
+	mine := in.Record.Primary == a.cfg.Self
+	if mine && now.Before(w.switchUntil) && since(now, w.unableSince) < unableTimeout {
+		return
+	}
+	if mine {
 		a.log.Warn("the switchover came to nothing: this node goes on as primary", "to", w.switchTo)
 	}
-	w.switchTo, w.drained = "", false
+	w.switchTo, w.drained, w.unableSince = "", false, time.Time{}
 }
 
 // switchover hands the primary role to the named node, and returns when that node answers clients or why it does not.
@@ -87,7 +102,7 @@ func (a *Agent) switchover(ctx context.Context, to string) (*pb.PromoteResponse,
 		case rec.Primary == to && open:
 			return &pb.PromoteResponse{Done: true, Epoch: rec.Epoch, TookMs: time.Since(began).Milliseconds()}, nil
 		case rec.Primary == a.cfg.Self && over:
-			return refuse("%s did not take over within %v; %s goes on as primary. Its log says why", to, switchTimeout, a.cfg.Self)
+			return refuse("%s has not taken over; %s goes on as primary. shimctl status and the logs of both say why", to, a.cfg.Self)
 		case time.Since(began) > 3*switchTimeout:
 			return refuse("%s took the role over but does not answer yet; see shimctl status", to)
 		}

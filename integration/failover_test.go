@@ -203,15 +203,41 @@ func TestStandbyPostgresFrozen(t *testing.T) {
 	standbyFails(t, func(r *rig, s string) error { return r.FreezePostgres(s) }, thaw)
 }
 
-func TestWitnessLostIsNotNoticed(t *testing.T) {
+func TestStandbyNodeFrozen(t *testing.T) {
+	standbyFails(t, func(r *rig, s string) error { return r.FreezeNode(s) }, thaw)
+}
+
+// PostgreSQL on the standby is started again at once, so that the record may go on saying paired.
+func TestStandbyPostmasterKilled(t *testing.T) {
 	scenario(t, func(t *testing.T, r *rig, l *load) {
 		p := r.primary(t)
 		blow := time.Now()
-		must(t, r.Kill(cluster.Witness))
+		must(t, r.KillPostgres(cluster.Other(p)))
+		l.run(3 * time.Second)
+		l.expectStall(t, "standby's postmaster killed", blow, stallAtMost)
+		if now := r.primary(t); now != p {
+			t.Errorf("%s took over, although the primary %s never failed", now, p)
+		}
+	})
+}
+
+func TestWitnessKilledIsNotNoticed(t *testing.T) {
+	witnessFails(t, func(r *rig) error { return r.Kill(cluster.Witness) }, startAgain)
+}
+
+func TestWitnessFrozenIsNotNoticed(t *testing.T) {
+	witnessFails(t, func(r *rig) error { return r.FreezeNode(cluster.Witness) }, thaw)
+}
+
+func witnessFails(t *testing.T, strike func(r *rig) error, back func(t *testing.T, r *rig, node string)) {
+	scenario(t, func(t *testing.T, r *rig, l *load) {
+		p := r.primary(t)
+		blow := time.Now()
+		must(t, strike(r))
 		l.run(4 * time.Second)
-		l.expectStall(t, "witness lost", blow, unnoticedAtMost)
-		r.start(t, cluster.Witness)
+		back(t, r, cluster.Witness)
 		l.run(2 * time.Second)
+		l.expectStall(t, "witness lost", blow, unnoticedAtMost)
 		if now := r.primary(t); now != p {
 			t.Errorf("%s took over", now)
 		}

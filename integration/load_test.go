@@ -102,7 +102,8 @@ func (l *load) waitWrite(t *testing.T, endpoint string, within time.Duration) ti
 
 // gapSince is the longest time without an acknowledged write since an instant.
 func (l *load) gapSince(since time.Time) time.Duration {
-	return ledger.GapAfter(l.rec.Entries(), l.rec.At(since), l.rec.Now())
+	_, pause := ledger.PauseAfter(l.rec.Entries(), l.rec.At(since), l.rec.Now(), "")
+	return pause
 }
 
 // finish waits until the cluster is armed again, ends the load, and checks all that was promised.

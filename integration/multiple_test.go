@@ -128,10 +128,11 @@ func TestWitnessLostForLongThenStandbyLost(t *testing.T) {
 		l.expectStall(t, "witness lost for long", blow, unnoticedAtMost)
 		ctx, cancel := context.WithTimeout(t.Context(), failoverWithin)
 		defer cancel()
-		must(t, r.WaitStatus(ctx, p, "the standby still streams", func(s *proto.StatusResponse) string { return replicating(s, standby) }))
+		must(t, r.WaitStatus(ctx, p, "the standby still streams", func(s *proto.StatusResponse) string { return streaming(s, standby) }))
 		if s, err := r.Status(ctx, p); err != nil || s.GetArmed() {
 			t.Errorf("armed without a witness (%v)", err)
 		}
+		l.expectSynchronous(t, standby)
 		blow = time.Now()
 		must(t, r.KillNode(standby))
 		l.run(4 * time.Second)
@@ -143,19 +144,29 @@ func TestWitnessLostForLongThenStandbyLost(t *testing.T) {
 	})
 }
 
-// replicating says what keeps the standby from having everything.
-func replicating(s *proto.StatusResponse, standby string) string {
+// streaming says what is amiss with the standby's streaming.
+func streaming(s *proto.StatusResponse, standby string) string {
 	for _, n := range s.GetNodes() {
-		if n.GetName() != standby {
-			continue
-		}
-		switch {
-		case !n.GetState().GetStreaming():
+		if n.GetName() == standby && !n.GetState().GetStreaming() {
 			return standby + " does not stream"
-		case !n.GetInSync():
-			return standby + " is not synchronous"
 		}
-		return ""
 	}
-	return standby + " is not in the status"
+	return ""
+}
+
+// holdFor is shorter than the silence after which a primary goes on without its standby.
+const holdFor = 600 * time.Millisecond
+
+// expectSynchronous shows that commits wait for the standby: none is acknowledged while its PostgreSQL is held.
+func (l *load) expectSynchronous(t *testing.T, standby string) {
+	t.Helper()
+	held := time.Now()
+	must(t, l.r.FreezePostgres(standby))
+	l.run(holdFor - time.Since(held))
+	gap := l.gapSince(held)
+	must(t, l.r.ThawNode(standby))
+	if gap < holdFor/2 {
+		t.Errorf("writes were acknowledged while the standby was held: longest gap %s of %s", gap, holdFor)
+	}
+	l.waitWrite(t, "", failoverWithin)
 }

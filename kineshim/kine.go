@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,8 +33,8 @@ const (
 // wrong.
 //
 // BUG(kine): events can be lost under concurrent writers, and lists are not repeatable at their own revision: ids commit out of
-// order and kine trusts the highest. Versions are 0, a lease's ID is its TTL, and TTLs start again with every engine; keys
-// whose TTL was not read because a connection failed while the engine started stay until it starts again.
+// order and kine trusts the highest. Versions are 0, a lease's ID is its TTL, and TTLs start again with every engine; a key
+// whose TTL was not read, or whose deletion failed, because a connection failed, stays until the next engine starts.
 type kineEngine struct {
 	*server.KVServerBridge
 	backend  *kineBackend
@@ -69,13 +70,14 @@ func KineEngine(ctx context.Context, s Session) (Engine, error) {
 		return nil, fmt.Errorf("kine: %w", err)
 	}
 	e.relay = relay
-	dsn, err := kineDSN(s.DSN(relay.dir))
+	dsn, err := kineDSN(s.DSN(relay.dir), s.Port)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("kine: %w", err), relay.close())
 	}
 	engines.add(e)
 	engineCtx, cancel := context.WithCancel(context.Background())
 	e.cancel = cancel
+	_, failed := e.failures.watch()
 	started := make(chan error, 1)
 	e.running.Go(func() {
 		// Replaced below unless kine ends this goroutine.
@@ -85,31 +87,30 @@ func KineEngine(ctx context.Context, s Session) (Engine, error) {
 	})
 	select {
 	case err = <-started:
+	case <-failed: // kine would try for minutes
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err == nil && e.failures.count() > 0 {
-		// kine may have gone on with what it took for an answer, for instance a second compact_rev_key.
-		err = errors.New("a connection or a statement failed")
+	if e.failures.count() > 0 {
+		// kine may also have gone on with what it took for an answer, for instance to a second compact_rev_key.
+		err = errors.Join(err, errors.New(e.failures.why()))
 	}
 	if err != nil {
-		if why := e.failures.why(); why != "" {
-			err = fmt.Errorf("%w: %s", err, why)
-		}
 		return nil, errors.Join(fmt.Errorf("start kine: %w", err), e.Close())
 	}
 	relay.starting.Store(false)
 	return e, nil
 }
 
-// kineDSN makes every session of kine's commit synchronously, whatever the role or the database say: a session's own setting
+// kineDSN names the relay's socket, which has PostgreSQL's port in its name, and makes every session of kine's commit synchronously, whatever the role or the database say: a session's own setting
 // beats theirs.
-func kineDSN(dsn string) (string, error) {
+func kineDSN(dsn string, port int) (string, error) {
 	u, err := url.Parse(dsn)
 	if err != nil {
 		return "", errors.New("the connection string cannot be parsed") // the error would show the password
 	}
 	q := u.Query()
+	q.Set("port", strconv.Itoa(port))
 	q.Set("synchronous_commit", "on")
 	if !q.Has("application_name") {
 		q.Set("application_name", "kineshim_engine")

@@ -2,6 +2,7 @@ package kineshim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/k3s-io/kine/pkg/server"
 	"github.com/sirupsen/logrus"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -349,24 +351,23 @@ func TestKineFatalEndsTheEngineAndNotTheProcess(t *testing.T) {
 func TestKineStartThatFailsLeavesNothing(t *testing.T) {
 	pg, _ := sharedDatabase(t)
 	before := runtime.NumGoroutine()
+	stranger := pg.session(t, "missing")
+	stranger.DSN = func(dir string) string { return fmt.Sprintf("postgres://kine:wrong@/x?host=%s&port=%d", dir, pgPort) }
+	why := map[string]string{"no PostgreSQL": "no such file", "no database": "create database", "wrong password": "password"}
 	for name, s := range map[string]Session{
-		"no PostgreSQL": {SocketDir: shortDir(t), Port: 1, DSN: pg.session(t, "x").DSN},
-		"no database":   pg.session(t, "missing"),
+		"no PostgreSQL":  {SocketDir: shortDir(t), Port: 1, DSN: pg.session(t, "x").DSN},
+		"no database":    pg.session(t, "missing"),
+		"wrong password": stranger,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.Log = testLog(t)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			begun := time.Now()
-			engine, err := KineEngine(ctx, s)
+			engine, err := KineEngine(soon(t), s)
 			if err == nil {
 				t.Fatalf("started %v", engine)
 			}
-			if took := time.Since(begun); took > patience {
-				t.Errorf("took %v", took)
-			}
-			if !strings.Contains(err.Error(), "start kine") {
-				t.Errorf("error %v", err)
+			// At once and with the reason, not when the context ends.
+			if errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), why[name]) {
+				t.Errorf("error %v, want one that says %q", err, why[name])
 			}
 		})
 	}
@@ -412,6 +413,23 @@ func TestKineClosesWithoutLeavingGoroutines(t *testing.T) {
 	}
 	// One goroutine for each engine may wait in kine's WaitForSyncTo for good, which nothing can end.
 	eventually(t, "the goroutines of the engines end", func() bool { return kine() <= rounds+1 })
+}
+
+// deadPoll is a backend whose poll loop could not be started: its watches neither bring events nor end.
+type deadPoll struct{ server.Backend }
+
+func (deadPoll) CurrentRevision(context.Context) (int64, error) { return 1, nil }
+
+func (deadPoll) Watch(context.Context, string, string, int64) server.WatchResult {
+	return server.WatchResult{Events: make(chan []*server.Event)}
+}
+
+func TestKineWithoutAPollLoopDoesNotStart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := proveWatches(ctx, deadPoll{}); err == nil {
+		t.Error("watches that never end were taken for proof")
+	}
 }
 
 func TestKineWatchSendsNothingAfterAFailure(t *testing.T) {

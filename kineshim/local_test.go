@@ -300,7 +300,7 @@ func TestStreamEndsWhenItsTokenDies(t *testing.T) {
 	}
 }
 
-func TestLocalStreamOutlivesARouteThatIsFollowedByALocalOne(t *testing.T) {
+func TestLocalStreamOutlivesItsRouteWhileItsTokenHolds(t *testing.T) {
 	n := startPrimary(t, "a")
 	watch, err := etcdserverpb.NewWatchClient(dial(t, n.client)).Watch(soon(t))
 	if err != nil {
@@ -308,8 +308,10 @@ func TestLocalStreamOutlivesARouteThatIsFollowedByALocalOne(t *testing.T) {
 	}
 	createWatch(t, watch)
 	n.gate.set(func(g *fakeGate) { g.check = errors.New("blip") })
-	n.router.to(Route{Local: true})
+	n.router.to(Route{Why: "blip"})
 	n.gate.set(func(g *fakeGate) { g.check = nil })
+	createWatch(t, watch)
+	n.router.to(Route{Local: true})
 	createWatch(t, watch)
 }
 

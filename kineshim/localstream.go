@@ -59,8 +59,10 @@ func (e *Endpoint) untilRouteEnds(ctx context.Context, cancel context.CancelCaus
 			cancel(errTokenDead)
 			return
 		}
+		// The token holds, and every message asks for it again: the stream may go on even if the router, which learns of an
+		// opened gate a little later, has no new route yet.
 		next := e.opt.Router.Route()
-		if !next.Local || next.Done == route.Done {
+		if next.Done == route.Done {
 			cancel(errRouteEnded)
 			return
 		}

@@ -27,7 +27,10 @@ type postgres struct {
 	cmd *exec.Cmd
 }
 
-const pgPort = 5432
+const (
+	pgPort     = 5432
+	pgPassword = "throw-away"
+)
 
 // shared is one server for all tests that do not kill it.
 var shared struct {
@@ -118,7 +121,12 @@ func (pg *postgres) command(name string, args ...string) (*exec.Cmd, error) {
 }
 
 func (pg *postgres) init() error {
-	cmd, err := pg.command("initdb", "-D", filepath.Join(pg.dir, "data"), "-U", "super", "--auth=trust", "-E", "UTF8", "--locale=C", "-N")
+	pwfile := filepath.Join(pg.dir, "password") // in a directory of 0700
+	if err := os.WriteFile(pwfile, []byte(pgPassword+"\n"), 0o644); err != nil {
+		return err
+	}
+	cmd, err := pg.command("initdb", "-D", filepath.Join(pg.dir, "data"), "-U", "super", "--auth=scram-sha-256",
+		"--pwfile="+pwfile, "-E", "UTF8", "--locale=C", "-N")
 	if err != nil {
 		return err
 	}
@@ -201,7 +209,7 @@ func (pg *postgres) remove() {
 }
 
 func (pg *postgres) superDSN(database string) string {
-	return fmt.Sprintf("postgres://super@/%s?host=%s&port=%d", database, pg.dir, pgPort)
+	return fmt.Sprintf("postgres://super:%s@/%s?host=%s&port=%d", pgPassword, database, pg.dir, pgPort)
 }
 
 func (pg *postgres) createDatabase(t *testing.T, name string) {
@@ -212,7 +220,7 @@ func (pg *postgres) createDatabase(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	if !exists {
-		exec1(t, admin, "CREATE ROLE kine LOGIN")
+		exec1(t, admin, "CREATE ROLE kine LOGIN PASSWORD '"+pgPassword+"'")
 	}
 	exec1(t, admin, "CREATE DATABASE "+name+" OWNER kine")
 }
@@ -240,7 +248,7 @@ func (pg *postgres) session(t *testing.T, database string) Session {
 	return Session{
 		Epoch: 7, Generation: 3, SocketDir: pg.dir, Port: pgPort, Log: testLog(t),
 		DSN: func(dir string) string {
-			return fmt.Sprintf("postgres://kine@/%s?host=%s&port=%d", database, dir, pgPort)
+			return fmt.Sprintf("postgres://kine:%s@/%s?host=%s&port=%d", pgPassword, database, dir, pgPort)
 		},
 	}
 }

@@ -131,6 +131,7 @@ type NodeState struct {
 	GateReason   string `protobuf:"bytes,41,opt,name=gate_reason,json=gateReason,proto3" json:"gate_reason,omitempty"`     // why it is closed
 	WantsRelief  bool   `protobuf:"varint,42,opt,name=wants_relief,json=wantsRelief,proto3" json:"wants_relief,omitempty"` // primary: please take over
 	ReliefReason string `protobuf:"bytes,43,opt,name=relief_reason,json=reliefReason,proto3" json:"relief_reason,omitempty"`
+	StandbyGates bool   `protobuf:"varint,44,opt,name=standby_gates,json=standbyGates,proto3" json:"standby_gates,omitempty"` // primary: every commit waits for the standby, and has been proved to
 	// Raft.
 	Leader           bool   `protobuf:"varint,50,opt,name=leader,proto3" json:"leader,omitempty"`
 	Term             uint64 `protobuf:"varint,51,opt,name=term,proto3" json:"term,omitempty"`
@@ -323,6 +324,13 @@ func (x *NodeState) GetReliefReason() string {
 		return x.ReliefReason
 	}
 	return ""
+}
+
+func (x *NodeState) GetStandbyGates() bool {
+	if x != nil {
+		return x.StandbyGates
+	}
+	return false
 }
 
 func (x *NodeState) GetLeader() bool {
@@ -1165,7 +1173,8 @@ type StatusResponse struct {
 	Leader        string                 `protobuf:"bytes,13,opt,name=leader,proto3" json:"leader,omitempty"` // Raft leader as seen here
 	Term          uint64                 `protobuf:"varint,14,opt,name=term,proto3" json:"term,omitempty"`
 	Version       string                 `protobuf:"bytes,15,opt,name=version,proto3" json:"version,omitempty"`
-	Busy          string                 `protobuf:"bytes,16,opt,name=busy,proto3" json:"busy,omitempty"` // a switchover or another decision under way
+	Busy          string                 `protobuf:"bytes,16,opt,name=busy,proto3" json:"busy,omitempty"`                // a switchover or another decision under way
+	Synchronous   bool                   `protobuf:"varint,17,opt,name=synchronous,proto3" json:"synchronous,omitempty"` // every commit waits for the standby, whatever the record says: a forced promotion would lose nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1312,6 +1321,13 @@ func (x *StatusResponse) GetBusy() string {
 	return ""
 }
 
+func (x *StatusResponse) GetSynchronous() bool {
+	if x != nil {
+		return x.Synchronous
+	}
+	return false
+}
+
 var File_kineshim_proto protoreflect.FileDescriptor
 
 const file_kineshim_proto_rawDesc = "" +
@@ -1325,7 +1341,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"elapsed_ms\x18\x04 \x01(\x03R\telapsedMs\x12\x12\n" +
-	"\x04step\x18\x05 \x01(\tR\x04step\"\xd3\x06\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\"\xf8\x06\n" +
 	"\tNodeState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x18\n" +
@@ -1352,7 +1368,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"\vgate_reason\x18) \x01(\tR\n" +
 	"gateReason\x12!\n" +
 	"\fwants_relief\x18* \x01(\bR\vwantsRelief\x12#\n" +
-	"\rrelief_reason\x18+ \x01(\tR\freliefReason\x12\x16\n" +
+	"\rrelief_reason\x18+ \x01(\tR\freliefReason\x12#\n" +
+	"\rstandby_gates\x18, \x01(\bR\fstandbyGates\x12\x16\n" +
 	"\x06leader\x182 \x01(\bR\x06leader\x12\x12\n" +
 	"\x04term\x183 \x01(\x04R\x04term\x12\"\n" +
 	"\rlease_left_ms\x184 \x01(\x03R\vleaseLeftMs\x12,\n" +
@@ -1414,7 +1431,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"\tlag_known\x18\b \x01(\bR\blagKnown\x12\x16\n" +
 	"\x06health\x18\t \x01(\tR\x06health\x12\x17\n" +
 	"\ain_sync\x18\n" +
-	" \x01(\bR\x06inSync\"\xaa\x03\n" +
+	" \x01(\bR\x06inSync\"\xcc\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
@@ -1433,7 +1450,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x06leader\x18\r \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x0e \x01(\x04R\x04term\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\tR\aversion\x12\x12\n" +
-	"\x04busy\x18\x10 \x01(\tR\x04busy2\xac\x02\n" +
+	"\x04busy\x18\x10 \x01(\tR\x04busy\x12 \n" +
+	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous2\xac\x02\n" +
 	"\x04Peer\x12:\n" +
 	"\bExchange\x12\x16.kineshim.v1.NodeState\x1a\x16.kineshim.v1.NodeState\x12S\n" +
 	"\fBeginRebuild\x12 .kineshim.v1.BeginRebuildRequest\x1a!.kineshim.v1.BeginRebuildResponse\x12G\n" +

@@ -12,7 +12,9 @@ import (
 // hashicorp/raft stays a candidate, and yet answers heartbeats with success, if it campaigns on an offer of leadership and
 // another wins that term. Its own next campaign must keep the promise that this answer made.
 func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
-	c, b, w := oneAmongScripted(t)
+	t.Parallel()
+	c, peers := oneAmongScripted(t, "a", testPromise)
+	b, w := peers["b"], peers["w"]
 	a := c.ids["a"].ServerID
 
 	var mu sync.Mutex
@@ -32,7 +34,7 @@ func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
 	var wg sync.WaitGroup
 	defer func() { cancel(); wg.Wait() }()
 	refuse := func(raft.RPC) bool { return false }
-	for _, s := range []*scripted{b, w} {
+	for _, s := range peers {
 		wg.Go(func() { s.answerVotes(ctx, refuse, seen) })
 	}
 

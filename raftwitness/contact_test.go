@@ -101,7 +101,8 @@ func TestBrokenConnectionsInThePoolDoNotFailAVote(t *testing.T) {
 
 // A leader whose followers answer its heartbeats, but hold none of its entries, knows nothing about earlier terms.
 func TestLeaderHasNoLeaseBeforeItsBarrier(t *testing.T) {
-	c, b, w := oneAmongScripted(t)
+	t.Parallel()
+	c, peers := oneAmongScripted(t, "a", testPromise)
 	var mu sync.Mutex
 	store := false
 	grant := func(rpc raft.RPC) bool {
@@ -113,7 +114,7 @@ func TestLeaderHasNoLeaseBeforeItsBarrier(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer func() { c.stop("a"); cancel(); wg.Wait() }()
-	for _, s := range []*scripted{b, w} {
+	for _, s := range peers {
 		wg.Go(func() { s.answerVotes(ctx, grant, func(time.Duration, raft.RPC) {}) })
 	}
 	a := c.node("a")

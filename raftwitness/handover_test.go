@@ -14,7 +14,8 @@ import (
 )
 
 func TestLeaseIsGoneBeforeTheTargetIsTold(t *testing.T) {
-	c, b, w := oneAmongScripted(t)
+	t.Parallel()
+	c, peers := oneAmongScripted(t, "a", testPromise)
 	var told atomic.Bool
 	var left atomic.Int64
 	var forfeited atomic.Bool
@@ -29,7 +30,7 @@ func TestLeaseIsGoneBeforeTheTargetIsTold(t *testing.T) {
 		}
 	}
 	grant := func(raft.RPC) bool { return true }
-	for _, s := range []*scripted{b, w} {
+	for _, s := range peers {
 		wg.Go(func() { s.answerVotes(ctx, grant, seen) })
 	}
 	a := c.node("a")

@@ -14,12 +14,14 @@ func (n *Node) lead(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	tick.Stop()
 	defer tick.Stop()
+	var since time.Duration // when this leadership began
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case leads := <-n.leaderCh:
 			n.wake()
+			since = bootTime()
 			if !leads {
 				tick.Stop()
 				continue
@@ -31,14 +33,20 @@ func (n *Node) lead(ctx context.Context) {
 			continue
 		}
 		if !n.barrier(ctx) || n.cfg.Identity.Role == record.Witness {
-			n.handAway(ctx)
-			tick.Reset(handAwayEvery)
+			tick.Reset(n.handAway(ctx, bootTime()-since))
 		}
 	}
 }
 
-// handAwayEvery is the time between attempts of a witness to be rid of the leadership.
-const handAwayEvery = 50 * time.Millisecond
+const (
+	// handAwayEvery is the time between attempts of a witness to be rid of the leadership.
+	handAwayEvery = 50 * time.Millisecond
+	// answerEvery is the time between looks whether a data node has answered.
+	answerEvery = 5 * time.Millisecond
+	// primaryFirst is the part of the promise for which a witness that leads waits for the primary's answer before it takes
+	// another data node: whoever gets the leadership while the primary is well may begin a failover that nobody needs.
+	primaryFirst = 3
+)
 
 // barrierTimeout bounds the wait for a majority. A leader that reaches none steps down before; one whose followers answer but
 // cannot store does not.
@@ -63,23 +71,26 @@ func (n *Node) barrier(ctx context.Context) bool {
 	return true
 }
 
-// handAway offers a witness's leadership to the data node that most probably can serve.
-func (n *Node) handAway(ctx context.Context) {
+// handAway offers a witness's leadership, which it has had for so long, to the data node that most probably can serve. It
+// returns when to try again.
+func (n *Node) handAway(ctx context.Context, led time.Duration) (again time.Duration) {
 	if n.cfg.Identity.Role != record.Witness || ctx.Err() != nil {
-		return
+		return handAwayEvery
 	}
-	name := n.successor()
+	name := n.successor(led < n.cfg.Identity.Promise/primaryFirst)
 	if name == "" {
-		return
+		return answerEvery
 	}
 	n.cfg.Log.Info("hands leadership over", "to", name)
 	if err := n.HandOver(ctx, name); err != nil {
 		n.cfg.Log.Warn("hand leadership over", "to", name, "error", err)
 	}
+	return handAwayEvery
 }
 
-// successor is the primary if it has answered lately, else another node in sync, else any data node; "" if none has answered.
-func (n *Node) successor() string {
+// successor is the primary if it has answered lately, else, unless only the primary will do, another node in sync, else any data
+// node; "" if none has answered.
+func (n *Node) successor(onlyPrimary bool) string {
 	r, _ := n.Record()
 	heard := n.Status().Heard
 	best, bestRank := "", 3
@@ -95,7 +106,7 @@ func (n *Node) successor() string {
 		case r.InSyncHas(p.Name):
 			rank = 1
 		}
-		if rank < bestRank {
+		if rank < bestRank && (rank == 0 || !onlyPrimary) {
 			best, bestRank = p.Name, rank
 		}
 	}

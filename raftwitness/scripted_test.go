@@ -104,12 +104,15 @@ func (s *scripted) answerVotes(ctx context.Context, grant func(raft.RPC) bool, s
 	}
 }
 
-// oneAmongScripted is a real voter, named a, whose two peers b and w are scripted.
-func oneAmongScripted(t *testing.T) (c *testCluster, b, w *scripted) {
+// oneAmongScripted is a real voter whose two peers are scripted.
+func oneAmongScripted(t *testing.T, real string, promise time.Duration) (*testCluster, map[string]*scripted) {
 	t.Helper()
-	c = newTestCluster(t, testPromise)
-	b = newScripted(t, c.ids["b"], c.nodes["b"].cfg.Listener)
-	w = newScripted(t, c.ids["w"], c.nodes["w"].cfg.Listener)
-	c.start("a")
-	return c, b, w
+	c, peers := newTestCluster(t, promise), map[string]*scripted{}
+	for _, name := range voters {
+		if name != real {
+			peers[name] = newScripted(t, c.ids[name], c.nodes[name].cfg.Listener)
+		}
+	}
+	c.start(real)
+	return c, peers
 }

@@ -61,7 +61,7 @@ func TestNoTwoLeasesInARandomHistory(t *testing.T) {
 	c.initialise()
 	stop := c.watchLeases()
 	proposed, handOvers, confirmed := 0, 0, map[string]bool{}
-	length := 12 * time.Second
+	length := 8 * time.Second
 	if testing.Short() {
 		length = 3 * time.Second
 	}

@@ -66,6 +66,9 @@ func recordLine(st *proto.StatusResponse) string {
 	if in := st.GetInSync(); len(in) > 0 {
 		mode += " (in sync: " + strings.Join(in, ", ") + ")"
 	}
+	if st.GetMode() == modeSolo && st.GetSynchronous() {
+		mode += ", yet every commit waits for " + otherData(st, st.GetPrimary()) + " too"
+	}
 	parts = append(parts, fmt.Sprintf("epoch %d", st.GetEpoch()), mode)
 	if st.GetTimeline() != 0 {
 		parts = append(parts, fmt.Sprintf("timeline %d", st.GetTimeline()))

@@ -197,8 +197,8 @@ func (in *Input) serves() bool {
 // peerFresh: the other node has been heard from lately.
 func (in *Input) peerFresh() bool { return in.Peer.Age <= in.Timing.Silence && !in.Peer.Refused }
 
-// peerCanTakeOver: as far as this primary knows, the other node would be promoted at once.
-func (in *Input) peerCanTakeOver() bool {
+// CanHandOver: as far as this primary knows, the other node would be promoted at once.
+func (in *Input) CanHandOver() bool {
 	return in.Record.Paired() && in.Record.InSyncHas(in.Other) && in.peerFresh() && !in.Peer.Leaving &&
 		in.Peer.Role == Standby && in.Peer.Whole && in.Peer.Timeline == in.Record.Timeline
 }
@@ -254,7 +254,7 @@ func (in *Input) primaryGone() string {
 // relief says why this primary wants the other node to take over; "" if it does not.
 func (in *Input) relief() string {
 	l := &in.Local
-	if !in.isPrimary() || !in.peerCanTakeOver() {
+	if !in.isPrimary() || !in.CanHandOver() {
 		return ""
 	}
 	switch {

@@ -90,7 +90,7 @@ var postgresRules = []rule{
 	{
 		name: "drain",
 		when: func(in *Input) bool {
-			return in.serves() && in.Wish.SwitchTo == in.Other && !in.Wish.Drained && in.peerCanTakeOver()
+			return in.serves() && in.Wish.SwitchTo == in.Other && !in.Wish.Drained && in.CanHandOver()
 		},
 		do:  do(Drain),
 		why: because("the other node is to take over with everything that was written here"),

@@ -41,7 +41,7 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 	if err := s.makeRoom(d); err != nil {
 		return err
 	}
-	if err := s.writeDurably(s.toolPassfile(), s.renderPassfile()); err != nil {
+	if err := s.writeConfig(s.toolPassfile(), s.renderPassfile()); err != nil {
 		return err
 	}
 	s.log.Info("cloning", "from", s.cfg.Peer.Host, "port", s.cfg.Peer.Port)

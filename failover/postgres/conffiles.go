@@ -153,7 +153,7 @@ func (s *Server) writeConf() error {
 		{s.toolPassfile(), s.renderPassfile()},
 	}
 	for _, f := range files {
-		if err := s.writeDurably(f.path, f.content); err != nil {
+		if err := s.writeConfig(f.path, f.content); err != nil {
 			return err
 		}
 	}
@@ -163,5 +163,5 @@ func (s *Server) writeConf() error {
 // emptyAutoConf undoes ALTER SYSTEM, and what a clone or a rewind has copied: PostgreSQL reads this file last.
 func (s *Server) emptyAutoConf() error {
 	const content = "# Emptied by kineshim. Use postgres.settings in kineshim's configuration instead of ALTER SYSTEM.\n"
-	return s.writeDurably(filepath.Join(s.cfg.DataDir, "postgresql.auto.conf"), []byte(content))
+	return s.writeConfig(filepath.Join(s.cfg.DataDir, "postgresql.auto.conf"), []byte(content))
 }

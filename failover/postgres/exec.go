@@ -3,10 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -152,44 +149,4 @@ func (s *Server) majorVersion(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("PostgreSQL %d in %s: versions %d to %d are supported", major, s.cfg.BinDir, oldestMajor, newestMajor)
 	}
 	return major, nil
-}
-
-// openLog opens PostgreSQL's log for appending. A log of more than maxLogBytes becomes postgres.log.1 first.
-func (s *Server) openLog() (*os.File, error) {
-	path := s.logPath()
-	if fi, err := os.Stat(path); err == nil && fi.Size() > maxLogBytes {
-		if err := os.Rename(path, path+".1"); err != nil {
-			return nil, err
-		}
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return f, errors.Join(f.Chown(s.usr.uid, s.usr.gid), f.Chmod(0o600))
-}
-
-// maxLogBytes is where a start rotates PostgreSQL's log: two such files fit on any SD card.
-const maxLogBytes = 16 << 20
-
-func (s *Server) logPath() string { return filepath.Join(s.cfg.StateDir, "postgres.log") }
-
-// logTail returns the last lines that PostgreSQL wrote after offset, for an error message.
-func (s *Server) logTail(offset int64) string {
-	f, err := os.Open(s.logPath())
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if end, err := f.Seek(0, io.SeekEnd); err == nil && end-offset > 4096 {
-		offset = end - 4096
-	}
-	b, err := io.ReadAll(io.NewSectionReader(f, offset, 4096))
-	if err != nil {
-		return ""
-	}
-	l := &lines{}
-	l.Write(b)
-	l.flush()
-	return l.tail()
 }

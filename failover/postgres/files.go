@@ -6,14 +6,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
-// stateDir holds this package's files below Config.StateDir.
+// statePath is where this package keeps a file.
 func (s *Server) statePath(name string) string {
 	return filepath.Join(s.cfg.StateDir, "postgres", name)
 }
 
-// prepareDirs makes the directories that PostgreSQL needs besides its data directory, with their owner and mode.
+// prepareDirs makes the directories that PostgreSQL needs besides its data directory, with their owner and mode, and claims
+// them for this process.
 func (s *Server) prepareDirs() error {
 	if err := os.MkdirAll(filepath.Dir(s.cfg.DataDir), 0o755); err != nil {
 		return err
@@ -31,7 +34,7 @@ func (s *Server) prepareDirs() error {
 			return err
 		}
 	}
-	return nil
+	return s.own()
 }
 
 // makeOwnDir makes a directory that only PostgreSQL's user (and root) can enter.
@@ -47,7 +50,16 @@ func (s *Server) makeOwnDir(dir string) error {
 
 // writeDurably replaces a file so that after a power loss it holds either the old or the new content. PostgreSQL's user
 // owns it and nobody else can read it.
-func (s *Server) writeDurably(path string, content []byte) (err error) {
+func (s *Server) writeDurably(path string, content []byte) error {
+	return s.replaceFile(path, content, true)
+}
+
+// writeConfig is writeDurably without the wait for the disk, for what every start writes anew.
+func (s *Server) writeConfig(path string, content []byte) error {
+	return s.replaceFile(path, content, false)
+}
+
+func (s *Server) replaceFile(path string, content []byte, durable bool) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -67,13 +79,15 @@ func (s *Server) writeDurably(path string, content []byte) (err error) {
 	if err := f.Chmod(0o600); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if durable {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil || !durable {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
@@ -118,4 +132,24 @@ func exists(path string) (bool, error) {
 	}
 	entries, err := os.ReadDir(path)
 	return len(entries) > 0, err
+}
+
+// own makes this process the only one that touches the data directory, until it ends: two kineshims with one configuration
+// would kill each other's PostgreSQL. ErrInUse if another process was first.
+func (s *Server) own() error {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if s.lockFile != nil {
+		return nil
+	}
+	f, err := os.OpenFile(s.statePath("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w (%w)", s.statePath("lock"), ErrInUse, err)
+	}
+	s.lockFile = f
+	return nil
 }

@@ -86,10 +86,13 @@ type gateState struct {
 	Checkpointer struct {
 		// Began tells one checkpointer from the next; shared memory does not outlive it.
 		Began string
-		// Idle: it has been through its initialisation.
+		// Idle: it has been through its initialisation, as it sleeps, between checkpoints or within a slow one.
 		Idle bool
 	}
 }
+
+// checkpointerQuery tells one checkpointer from the next.
+const checkpointerQuery = `SELECT to_json(pid || ' ' || backend_start) FROM pg_stat_activity WHERE backend_type = 'checkpointer'`
 
 const gateQuery = `SELECT json_build_object(
 	'names', current_setting('synchronous_standby_names'),
@@ -97,14 +100,15 @@ const gateQuery = `SELECT json_build_object(
 	'overrides', (SELECT coalesce(string_agg(coalesce(r.rolname, 'all roles') || ' in ' || coalesce(d.datname, 'all databases') || ': ' || c, ', '), '')
 		FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) c LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
 		WHERE c LIKE 'synchronous_commit=%' AND c <> 'synchronous_commit=on' AND c <> 'synchronous_commit=remote_apply'),
-	'checkpointer', (SELECT json_build_object('began', pid || ' ' || backend_start, 'idle', wait_event IS NOT DISTINCT FROM 'CheckpointerMain')
+	'checkpointer', (SELECT json_build_object('began', pid || ' ' || backend_start,
+		'idle', coalesce(wait_event IN ('CheckpointerMain', 'CheckpointWriteDelay'), false))
 		FROM pg_stat_activity WHERE backend_type = 'checkpointer'))`
 
 // mustGate returns ErrUnsafeSettings unless commits of this session, and of other sessions that do not say otherwise, wait.
 //
 // Waiting also needs a flag in shared memory, which the checkpointer sets when it starts, from the names on the command line.
 // After a crash of a backend all memory is made anew, and before PostgreSQL's fix of 2025 a commit could come before the
-// flag. A checkpointer that is idle, or that has done a checkpoint, has set it.
+// flag. A checkpointer that sleeps, or that has done a checkpoint, has set it.
 func (s *Server) mustGate(ctx context.Context, conn *pgconn.PgConn) error {
 	c, err := s.current()
 	if err != nil {

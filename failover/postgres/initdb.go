@@ -41,7 +41,7 @@ func (s *Server) initDB(ctx context.Context) error {
 		return err
 	}
 	pwfile := s.statePath("initdb.pw")
-	if err := s.writeDurably(pwfile, []byte(verifiers[Superuser]+"\n")); err != nil {
+	if err := s.writeConfig(pwfile, []byte(verifiers[Superuser]+"\n")); err != nil {
 		return err
 	}
 	defer os.Remove(pwfile)

@@ -95,11 +95,20 @@ func (s *Server) inspect(ctx context.Context) (DataState, dataMarker, error) {
 	return d, m, nil
 }
 
-// readControl fills in what pg_controldata says.
+// readControl fills in what pg_controldata says. A running server may be writing pg_control just then; what looks damaged is
+// looked at again.
 func (s *Server) readControl(ctx context.Context, d *DataState) error {
-	return s.readControlOf(ctx, s.cfg.DataDir, d)
+	err := s.readControlOf(ctx, s.cfg.DataDir, d)
+	for range 3 {
+		if err == nil || ctx.Err() != nil || !s.Running() {
+			break
+		}
+		err = s.readControlOf(ctx, s.cfg.DataDir, d)
+	}
+	return err
 }
 
+// readControlOf is readControl of any data directory.
 func (s *Server) readControlOf(ctx context.Context, dir string, d *DataState) error {
 	ctx, cancel := context.WithTimeout(ctx, inspectWithin)
 	defer cancel()

@@ -97,12 +97,20 @@ func fits(peer peerState, systemID uint64, timeline uint32, have record.LSN) err
 	return nil
 }
 
-// peerStream opens a replication connection to the peer.
+// peerStream opens a replication connection to the peer, which must be a primary.
 func (s *Server) peerStream(ctx context.Context) (*pgconn.PgConn, error) {
-	return connect(ctx, s.cfg.Peer.Host, s.cfg.Peer.Port, ReplicationRole, s.cfg.Secrets.Replication, "", map[string]string{
+	conn, err := connect(ctx, s.cfg.Peer.Host, s.cfg.Peer.Port, ReplicationRole, s.cfg.Secrets.Replication, "", map[string]string{
 		"application_name": "kineshim_check",
 		"replication":      "true",
 	})
+	if err != nil {
+		return nil, err
+	}
+	if conn.ParameterStatus("in_hot_standby") != "off" {
+		closeSession(conn)
+		return nil, fmt.Errorf("the peer: %w", ErrNotPrimary)
+	}
+	return conn, nil
 }
 
 // askPeer asks for the peer's identity and history.

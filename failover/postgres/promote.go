@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -55,7 +56,7 @@ func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, epoch uint64)
 	if err := mustBeStandby(ctx, conn); err != nil {
 		return 0, 0, err
 	}
-	if err := mustBeFrozen(ctx, conn); err != nil {
+	if err := s.mustBeFrozen(ctx, conn); err != nil {
 		return 0, 0, err
 	}
 	var control uint32
@@ -91,15 +92,18 @@ func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, epoch uint64)
 	return marker.Timeline, marker.SwitchLSN, nil
 }
 
-// mustBeFrozen returns ErrNotFrozen if the standby has an upstream or a walreceiver.
-func mustBeFrozen(ctx context.Context, conn *pgconn.PgConn) error {
-	var frozen bool
-	const query = `SELECT to_json(current_setting('primary_conninfo') = ''
-		AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'))`
-	if _, err := queryJSON(ctx, conn, query, &frozen); err != nil {
+// mustBeFrozen returns ErrNotFrozen if the standby has an upstream or a walreceiver. It does not look at primary_conninfo: a
+// session learns of a reload later than Freeze returns.
+func (s *Server) mustBeFrozen(ctx context.Context, conn *pgconn.PgConn) error {
+	if _, err := os.Stat(s.upstreamPassfile()); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(ErrNotFrozen, err)
+	}
+	var receives bool
+	const query = `SELECT to_json(EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'))`
+	if _, err := queryJSON(ctx, conn, query, &receives); err != nil {
 		return err
 	}
-	if !frozen {
+	if receives {
 		return ErrNotFrozen
 	}
 	return nil

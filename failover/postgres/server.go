@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,10 @@ type Server struct {
 
 	// child is the current or the last postmaster; nil before the first Start.
 	child atomic.Pointer[child]
+
+	// lock guards lockFile, which is nil until own has succeeded and is never closed.
+	lock     sync.Mutex
+	lockFile *os.File
 
 	monitor monitor
 	solo    solo

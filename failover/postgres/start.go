@@ -77,12 +77,13 @@ func (s *Server) start(ctx context.Context, report func(string, uint64, uint64))
 	if err != nil {
 		return err
 	}
+	c.goBackground(s.limitLog)
 	s.log.Info("postgresql started", "pid", c.pid, "timeline", d.Timeline, "state", d.ControlState)
 	if err := s.awaitSession(ctx, c, report); err != nil {
 		return err
 	}
 	s.monitor.began(d.Timeline)
-	if err := s.settle(ctx, report); err != nil {
+	if err := s.settle(ctx, c, report); err != nil {
 		return err
 	}
 	if m.NeedsUpstream {
@@ -171,8 +172,12 @@ func (s *Server) recoveryStep(c *child) string {
 }
 
 // settle is what a standby needs once, after each start.
-func (s *Server) settle(ctx context.Context, report func(string, uint64, uint64)) error {
+func (s *Server) settle(ctx context.Context, c *child, report func(string, uint64, uint64)) error {
 	return s.withLocal(ctx, func(conn *pgconn.PgConn) error {
+		var began string
+		if _, err := queryJSON(ctx, conn, checkpointerQuery, &began); err != nil {
+			return err
+		}
 		report("dropping old replication slots", 0, 0)
 		if err := dropAllSlots(ctx, conn); err != nil {
 			return err
@@ -180,6 +185,10 @@ func (s *Server) settle(ctx context.Context, report func(string, uint64, uint64)
 		// A restartpoint makes pg_control say which timeline has been replayed, makes the next start quick, and cannot end before
 		// the checkpointer has published synchronous_standby_names.
 		report("restartpoint", 0, 0)
-		return execute(ctx, conn, `CHECKPOINT`)
+		if err := execute(ctx, conn, `CHECKPOINT`); err != nil {
+			return err
+		}
+		c.checkpointer.Store(began)
+		return nil
 	})
 }

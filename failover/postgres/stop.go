@@ -37,6 +37,12 @@ func (s *Server) stopHeld(ctx context.Context) error {
 		s.quit(ctx, c)
 		c.idle.close()
 	}
+	if there, err := exists(s.statePath("")); err != nil || !there {
+		return err
+	}
+	if err := s.own(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
 	err := s.killAll(ctx)
 	if c != nil {
 		select {

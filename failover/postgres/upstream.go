@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -67,18 +68,18 @@ func (s *Server) forgetUnfinishedPromotion() error {
 
 // setUpstream writes the peer into upstream.conf, and the password first.
 func (s *Server) setUpstream(ctx context.Context) error {
-	if err := s.writeDurably(s.upstreamPassfile(), s.renderPassfile()); err != nil {
+	if err := s.writeConfig(s.upstreamPassfile(), s.renderPassfile()); err != nil {
 		return err
 	}
-	return s.writeDurably(s.upstreamPath(), s.renderUpstream(s.peerAddress(ctx)))
+	return s.writeConfig(s.upstreamPath(), s.renderUpstream(s.peerAddress(ctx)))
 }
 
 // clearUpstream takes the password away first: a walreceiver that starts afterwards cannot connect.
 func (s *Server) clearUpstream() error {
-	if err := removeDurably(s.upstreamPassfile()); err != nil {
+	if err := os.Remove(s.upstreamPassfile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.writeDurably(s.upstreamPath(), []byte(noUpstream))
+	return s.writeConfig(s.upstreamPath(), []byte(noUpstream))
 }
 
 // peerAddress looks the peer's name up, because a walreceiver that waits for the name service cannot be stopped. It returns

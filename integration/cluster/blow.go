@@ -71,7 +71,13 @@ func (c *Cluster) KillNode(node string) error {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
 		}
 		c.struck()
-		pids = c.PIDs(node)
+		for _, pid := range c.PIDs(node) {
+			if !slices.Contains(pids, pid) {
+				pids = append(pids, pid)
+			}
+		}
+		// An orphan may wait for its reaper: it is gone all the same.
+		pids = slices.DeleteFunc(pids, func(pid int) bool { s := state(pid); return s == "" || s == "Z" })
 		return len(pids) == 0, fmt.Sprintf("still there: %v", pids)
 	})
 	if p := c.process(node); p != nil {

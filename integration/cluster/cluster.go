@@ -203,14 +203,18 @@ const pollEvery = 50 * time.Millisecond
 func poll(ctx context.Context, what string, done func() (bool, string)) error {
 	t := time.NewTicker(pollEvery)
 	defer t.Stop()
+	last := "never asked"
 	for {
 		ok, amiss := done()
 		if ok {
 			return nil
 		}
+		if ctx.Err() == nil { // else it may only say that time is up
+			last = amiss
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w; last: %s", what, ctx.Err(), amiss)
+			return fmt.Errorf("%s: %w; last: %s", what, ctx.Err(), last)
 		case <-t.C:
 		}
 	}

@@ -241,7 +241,7 @@ func TestStats(t *testing.T) {
 	if _, ok := FirstWriteAfter(entries, 100*ms, "a"); ok {
 		t.Error("found a write through a")
 	}
-	if gap := GapAfter(entries, 900*ms, 1000*ms); gap != 95*time.Millisecond {
-		t.Errorf("gap %s", gap)
+	if start, length := PauseAfter(entries, 900*ms, 1000*ms, ""); start != 905*ms || length != 95*time.Millisecond {
+		t.Errorf("pause %s from %d", length, start)
 	}
 }

@@ -75,16 +75,17 @@ func (s Stats) String() string {
 	return b.String()
 }
 
-// GapAfter is the longest time without an acknowledged write between two instants of the recorder's clock.
-func GapAfter(entries []Entry, from, to int64) time.Duration {
+// PauseAfter is the longest time without an acknowledged write through the endpoint (empty: any) between two instants of the recorder's clock, and when
+// it began.
+func PauseAfter(entries []Entry, from, to int64, endpoint string) (start int64, length time.Duration) {
 	var acked []int64
 	for _, e := range entries {
-		if e.Op.Writes() && e.Outcome == Acknowledged && e.End >= from && e.End <= to {
+		if e.Op.Writes() && e.Outcome == Acknowledged && e.End >= from && e.End <= to && (endpoint == "" || e.Endpoint == endpoint) {
 			acked = append(acked, e.End)
 		}
 	}
-	gap, _ := longestGap(from, to, acked)
-	return time.Duration(gap)
+	gap, at := longestGap(from, to, acked)
+	return at, time.Duration(gap)
 }
 
 // FirstWriteAfter is the acknowledged write that ended first among those that began at or after the instant, through the named

@@ -1,0 +1,143 @@
+// Command failoverbench makes the primary fail again and again under load, and measures how long it takes until the next write is acknowledged.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"kineshim/integration/cluster"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "failoverbench:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// armWithin bounds the time between rounds, in which the cluster heals.
+const armWithin = 2 * time.Minute
+
+// errLost makes the exit code 1.
+var errLost = errors.New("acknowledged writes were lost, or other promises broken")
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	flags := flag.NewFlagSet("failoverbench", flag.ContinueOnError)
+	rounds := flags.Int("rounds", 50, "how often each kind is tried")
+	wanted := flags.String("kinds", strings.Join(kindNames(), ","), "what is done to the primary")
+	out := flags.String("out", "failover.jsonl", "file for the results, one JSON object per line")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var list []kind
+	for _, name := range strings.Split(*wanted, ",") {
+		i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })
+		if i < 0 {
+			return fmt.Errorf("no kind %q; there are %s", name, strings.Join(kindNames(), ", "))
+		}
+		list = append(list, kinds[i])
+	}
+	results, err := os.Create(*out)
+	if err != nil {
+		return err
+	}
+	defer results.Close()
+	b, err := newBench(ctx, stdout, json.NewEncoder(results))
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	lost := false
+	for _, k := range list {
+		s, err := b.runKind(ctx, k, *rounds)
+		if err != nil {
+			return err
+		}
+		lost = lost || s.Lost > 0 || s.violations > 0
+	}
+	if lost {
+		return errLost
+	}
+	return nil
+}
+
+// bench is the cluster under test.
+type bench struct {
+	c      *cluster.Cluster
+	binDir string
+	out    io.Writer
+	enc    *json.Encoder
+	round  int // of all kinds, so that each has keys of its own
+	keep   bool
+}
+
+func newBench(ctx context.Context, out io.Writer, enc *json.Encoder) (*bench, error) {
+	binDir, err := os.MkdirTemp("", "kineshim-bin-")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{binDir: binDir, out: out, enc: enc}
+	binaries, err := cluster.Build(ctx, binDir)
+	if err == nil {
+		err = b.newCluster(ctx, binaries)
+	}
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries) error {
+	dir, err := os.MkdirTemp("/tmp", "kineshim-bench-")
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's OS user must come through
+		return err
+	}
+	if b.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: binaries, JSONLogs: true}); err != nil {
+		os.RemoveAll(dir)
+		return err
+	}
+	if err := b.c.StartAll(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, armWithin)
+	defer cancel()
+	return b.c.WaitArmed(ctx)
+}
+
+func (b *bench) close() {
+	if b.c != nil && b.keep {
+		fmt.Fprintf(b.out, "The cluster's logs and data are kept in %s\n", b.c.Dir())
+		if err := b.c.Abandon(); err != nil {
+			fmt.Fprintln(b.out, err)
+		}
+	} else if b.c != nil {
+		if err := b.c.Destroy(); err != nil {
+			fmt.Fprintln(b.out, err)
+		}
+	}
+	os.RemoveAll(b.binDir)
+}
+
+// recordPath is the file of a round's ledger.
+func (b *bench) recordPath() string {
+	return filepath.Join(b.c.Dir(), fmt.Sprintf("ledger-%04d.jsonl", b.round))
+}
