@@ -48,7 +48,8 @@ func (a *Agent) localInput(now time.Time, rec *record.Record) decide.Local {
 	l := &a.local
 	select {
 	case <-a.cfg.Engine.EngineFailed(): // nil, which is never ready, without an engine
-		l.engine = 0
+		// It may have seen a commit that was cut short: the barrier again, before the next one starts.
+		l.engine, l.epochCommitted = 0, 0
 	default:
 	}
 	in := decide.Local{

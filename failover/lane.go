@@ -13,11 +13,13 @@ import (
 type lane struct {
 	agent *Agent
 
-	mu       sync.Mutex // guards the fields below
-	running  decide.Step
-	cancel   context.CancelFunc
-	done     chan struct{}
-	last     decide.Step
+	mu      sync.Mutex // guards the fields below
+	running decide.Step
+	cancel  context.CancelFunc
+	done    chan struct{}
+	last    decide.Step
+	// failure is why the last action was not done; "" if it was.
+	failure  string
 	failures int
 	notUntil time.Time
 	stopped  bool
@@ -33,6 +35,13 @@ func (l *lane) busy() decide.Action {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.running.Action
+}
+
+// lastFailure says why the last action was not done; "" if it was.
+func (l *lane) lastFailure() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failure
 }
 
 // offer starts the step unless the lane is busy with another, or has just failed at the same.
@@ -85,11 +94,12 @@ func (l *lane) run(ctx context.Context, s decide.Step) {
 	l.running = decide.Step{}
 	switch {
 	case err == nil:
-		l.failures, l.notUntil = 0, time.Time{}
+		l.failures, l.notUntil, l.failure = 0, time.Time{}, ""
 	case cancelled || errors.Is(err, errNotNow):
 		l.notUntil = time.Now().Add(retryFirst)
 	default:
 		l.failures++
+		l.failure = string(s.Action) + ": " + err.Error()
 		l.notUntil = time.Now().Add(min(retryMax, retryFirst<<min(l.failures, 10)))
 	}
 	failures := l.failures

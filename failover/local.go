@@ -312,10 +312,11 @@ func (a *Agent) roleText(in *decide.Input) (role, why string) {
 	case decide.Promote:
 		return "promoting", ""
 	}
-	if in.Local.Role == decide.Broken {
-		return "broken", "a clone or a rewind was interrupted; it is made anew when a primary can be copied"
+	failure := a.postgresLane.lastFailure()
+	if in.Local.Role == decide.Broken && failure == "" {
+		failure = "a clone or a rewind was interrupted; it is made anew when a primary can be copied"
 	}
-	return string(in.Local.Role), ""
+	return string(in.Local.Role), failure
 }
 
 func progressProto(p postgres.Progress) *pb.Progress {

@@ -84,7 +84,7 @@ func newPostgres() (*postgres, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pg_config: %w", err)
 	}
-	dir, err := os.MkdirTemp("/tmp", "ks-pg-")
+	dir, err := os.MkdirTemp("/tmp", "ks-kine-")
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func newPostgres() (*postgres, error) {
 func (pg *postgres) command(name string, args ...string) (*exec.Cmd, error) {
 	cmd := exec.Command(filepath.Join(pg.bin, name), args...)
 	cmd.Dir = pg.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT} // also when the test is killed
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {

@@ -138,3 +138,14 @@ func TestWitnessWaitsALittleForThePrimary(t *testing.T) {
 		})
 	}
 }
+
+func TestNodeThatHasBeenStoppedHasNoLease(t *testing.T) {
+	c, leader := startCluster(t, testPromise)
+	n := c.node(leader)
+	eventually(t, "a fresh lease", func() bool { return n.LeaseLeft() > n.lease.length/2 })
+	c.stop(leader)
+	n.lease.contacted("late", n.barrierTerm.Load(), bootTime()) // an answer that came while it was stopped
+	if left := n.LeaseLeft(); left > 0 {
+		t.Errorf("%v left", left)
+	}
+}

@@ -1,5 +1,7 @@
 package decide
 
+import "fmt"
+
 // closed says why the gate must be closed, whatever the lease says; "" if it may be open.
 func closed(in *Input) string {
 	l, r := &in.Local, in.Record
@@ -8,6 +10,8 @@ func closed(in *Input) string {
 		return "the cluster is not initialised"
 	case !in.isPrimary():
 		return r.Primary + " is the primary"
+	case l.Role == Standby && in.notCandidate() != "":
+		return "this node cannot serve: " + in.notCandidate()
 	case l.Role != Primary:
 		return "PostgreSQL is " + string(l.Role)
 	case !in.serves():
@@ -18,6 +22,8 @@ func closed(in *Input) string {
 		return "waiting for the epoch's first commit to become durable"
 	case !l.Engine:
 		return "the engine is starting"
+	case r.Timeline == 0 && in.timelineTaken():
+		return fmt.Sprintf("timeline %d belongs to an earlier epoch", l.Timeline)
 	case r.Timeline != l.Timeline && !(r.Solo() && in.Confirmed && !in.Pairing && l.Served):
 		return "the timeline is not in the record yet"
 	case r.Solo() && !in.Pairing && !in.Confirmed:

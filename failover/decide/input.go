@@ -200,7 +200,7 @@ func (in *Input) peerFresh() bool { return in.Peer.Age <= in.Timing.Silence && !
 // CanHandOver: as far as this primary knows, the other node would be promoted at once.
 func (in *Input) CanHandOver() bool {
 	return in.Record.Paired() && in.Record.InSyncHas(in.Other) && in.peerFresh() && !in.Peer.Leaving &&
-		in.Peer.Role == Standby && in.Peer.Whole && in.Peer.Timeline == in.Record.Timeline
+		in.Peer.Role == Standby && in.Peer.Whole && in.Peer.SystemID == in.Record.SystemID && in.Peer.Timeline == in.Record.Timeline
 }
 
 // peerServes: the other node is the primary and its PostgreSQL can be followed and copied.
@@ -217,7 +217,7 @@ func (in *Input) standbyEligible() bool {
 		l.StandbyStreams && l.StandbyStalled == 0 && l.LagBytes <= joinLagBytes && !l.Granted
 }
 
-// candidate says why this node must not be promoted; "" if it may.
+// notCandidate says why this node must not be promoted; "" if it may.
 func (in *Input) notCandidate() string {
 	l, r := &in.Local, in.Record
 	switch {
@@ -229,8 +229,16 @@ func (in *Input) notCandidate() string {
 		return "its database is not the cluster's"
 	case r.Primary != in.Self && l.Timeline != r.Timeline:
 		return "its database is on another timeline"
+	case l.Timeline < r.Timeline || l.LSN < r.SwitchLSN:
+		return "its database is older than the cluster remembers"
 	}
 	return ""
+}
+
+// timelineTaken: this epoch's timeline is not newer than all that are recorded, so that the record must refuse it.
+func (in *Input) timelineTaken() bool {
+	n := len(in.Record.Forks)
+	return n > 0 && in.Local.Timeline <= in.Record.Forks[n-1].Timeline
 }
 
 // primaryGone says why the other node, the primary, can no longer serve; "" if it can, or if that is not yet known.
@@ -266,6 +274,8 @@ func (in *Input) relief() string {
 		return "its PostgreSQL has died"
 	case l.Role != Primary && l.Role != Standby && l.DownFor > startGrace:
 		return "its PostgreSQL does not start"
+	case l.Role == Standby && in.notCandidate() != "":
+		return in.notCandidate()
 	case l.Role == Primary && l.UnwellFor > unwellAfter:
 		return "its PostgreSQL takes no writes"
 	}

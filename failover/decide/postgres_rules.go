@@ -15,7 +15,8 @@ var postgresRules = []rule{
 	{
 		name: "found",
 		when: func(in *Input) bool {
-			return !in.Record.Initialised() && in.Founder && in.Local.Role == Absent
+			// Behind a barrier only: a founder that was restarted knows no cluster either until it has heard from a majority.
+			return !in.Record.Initialised() && (in.Raft.Leads() || in.Confirmed) && in.Founder && in.Local.Role == Absent
 		},
 		do:  do(InitDB),
 		why: because("this node founds the cluster"),
@@ -51,7 +52,7 @@ var postgresRules = []rule{
 	{
 		name: "promote",
 		when: func(in *Input) bool {
-			return in.isPrimary() && in.Local.Role == Standby && in.Local.SystemID == in.Record.SystemID &&
+			return in.isPrimary() && in.Local.Role == Standby && in.Local.Frozen && in.Local.SystemID == in.Record.SystemID &&
 				(in.Record.Timeline == 0 && (in.Raft.Leads() || in.Confirmed) || in.repromote())
 		},
 		do: do(Promote),
@@ -62,10 +63,11 @@ var postgresRules = []rule{
 	{
 		name: "freeze",
 		when: func(in *Input) bool {
-			return in.otherIsPrimary() && !in.Local.Frozen && (in.mayTakeOver() != "" || in.Wish.Force && in.Local.Role == Standby)
+			return in.Local.Role == Standby && !in.Local.Frozen &&
+				(in.isPrimary() || in.otherIsPrimary() && (in.mayTakeOver() != "" || in.Wish.Force))
 		},
 		do:  do(Freeze),
-		why: because("before a promotion is committed, the WAL position must stand still"),
+		why: because("before a promotion, the WAL position must stand still"),
 	},
 	{
 		name: "follow",

@@ -81,7 +81,6 @@ var dataRuleCases = []ruleCase{
 		set: func(in *Input) { in.Local.LSN = 1001 },
 		not: map[string]func(*Input){
 			"there is no tail":                func(in *Input) { in.Local.LSN = 1000 },
-			"a clone is needed":               func(in *Input) { in.Local.SystemID = 8; in.Peer.GateOpen = false; in.Local.LSN = 1000 },
 			"the primary is silent":           func(in *Input) { in.Peer.Age = 600 * ms },
 			"the primary is not promoted yet": func(in *Input) { in.Peer.Role = Standby },
 			"this node is stopping":           func(in *Input) { in.Wish.Stopping = true },

@@ -37,7 +37,7 @@ var raftRules = []rule{
 	{
 		name: "record-timeline",
 		when: func(in *Input) bool {
-			return in.serves() && in.Raft.Leads() && in.Record.Solo() && in.Record.Timeline != in.Local.Timeline
+			return in.serves() && in.Raft.Leads() && in.Record.Solo() && in.Record.Timeline != in.Local.Timeline && !in.timelineTaken()
 		},
 		do: func(in *Input) Step {
 			return Step{Action: Propose, Command: record.Command{Kind: record.Timeline, Timeline: in.Local.Timeline, SwitchLSN: in.Local.PromotedLSN}}
@@ -53,7 +53,7 @@ var raftRules = []rule{
 	{
 		name: "restart-epoch",
 		when: func(in *Input) bool {
-			return in.isPrimary() && in.Raft.Leads() && in.Record.Timeline != 0 && !in.repromote() && in.notCandidate() == "" && !in.Wish.Stopping
+			return in.isPrimary() && in.Raft.Leads() && in.Record.Timeline != 0 && !in.repromote() && in.notCandidate() == "" && in.Local.Frozen && !in.Wish.Stopping
 		},
 		do: func(in *Input) Step {
 			return Step{Action: Propose, Command: record.Command{Kind: record.Promote, Node: in.Self, Timeline: in.Record.Timeline}}

@@ -12,7 +12,7 @@ var (
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrDataIncomplete: the data directory is missing, half made, half rewound, or not the one that was made here. Clone repairs it.
 	ErrDataIncomplete = errors.New("the data directory is not whole")
-	// ErrInUse: another process has the data directory.
+	// ErrInUse: another process, or another Server of this one, has the data directory.
 	ErrInUse = errors.New("another kineshim uses this directory")
 	// ErrExists: InitDB found a data directory.
 	ErrExists = errors.New("the data directory exists already")

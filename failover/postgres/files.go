@@ -134,8 +134,8 @@ func exists(path string) (bool, error) {
 	return len(entries) > 0, err
 }
 
-// own makes this process the only one that touches the data directory, until it ends: two kineshims with one configuration
-// would kill each other's PostgreSQL. ErrInUse if another process was first.
+// own makes this Server the only one that touches the data directory, until Close or the process's end: two kineshims with one configuration
+// would kill each other's PostgreSQL. ErrInUse if another was first.
 func (s *Server) own() error {
 	s.lock.Lock()
 	defer s.lock.Unlock()
@@ -152,4 +152,16 @@ func (s *Server) own() error {
 	}
 	s.lockFile = f
 	return nil
+}
+
+// disown lets another process, or another Server, have the data directory.
+func (s *Server) disown() error {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if s.lockFile == nil {
+		return nil
+	}
+	err := s.lockFile.Close()
+	s.lockFile = nil
+	return err
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -111,8 +112,8 @@ func newNode(t *testing.T, port, peerPort int, change ...func(*Config)) *node {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
 		defer cancel()
-		if err := s.StopImmediate(ctx); err != nil {
-			t.Errorf("stop at the end: %v", err)
+		if err := s.Close(ctx); err != nil {
+			t.Errorf("close at the end: %v", err)
 		}
 		if t.Failed() {
 			t.Logf("log of the node at port %d: %s", port, s.logTail(0))
@@ -169,7 +170,7 @@ func makeTemplate(ctx context.Context) (string, error) {
 	if err != nil {
 		return dir, err
 	}
-	return dir, s.InitDB(ctx)
+	return dir, errors.Join(s.InitDB(ctx), s.Close(ctx))
 }
 
 // startPrimary starts and promotes a node, alone, for the given epoch.

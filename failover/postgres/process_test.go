@@ -41,6 +41,7 @@ func runOrphanParent() {
 // startOrphanParent starts a process that starts the node's PostgreSQL.
 func startOrphanParent(t *testing.T, n *node) *exec.Cmd {
 	t.Helper()
+	check(t, "disown", n.disown())
 	cmd := exec.Command(os.Args[0])
 	s := testSecrets
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", orphanEnv, n.cfg.Port, n.dir), "S1="+s.Superuser, "S2="+s.Replication, "S3="+s.Kine)
@@ -198,4 +199,27 @@ func TestProbeFindsAFrozenPostmaster(t *testing.T) {
 	if got := a.value(ctx, `SELECT n FROM kineshim.probe`); got != "2" {
 		t.Errorf("%s writes, want 2", got)
 	}
+}
+
+// Two kineshims with one configuration would end each other's PostgreSQL.
+func TestASecondServerIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	a := newNode(t, freePort(t), 1).withData(ctx)
+	check(t, "start", a.Start(ctx, nil))
+	second, err := New(a.cfg)
+	check(t, "new", err)
+	for name, err := range map[string]error{
+		"start": second.Start(ctx, nil), "stop": second.StopImmediate(ctx), "initdb": second.InitDB(ctx),
+		"clone": second.Clone(ctx, nil), "rewind": second.Rewind(ctx, nil),
+	} {
+		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrExists) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !a.Running() || !a.observe(ctx).InRecovery {
+		t.Error("the first one's PostgreSQL does not run any more")
+	}
+	check(t, "close", a.Close(ctx))
+	check(t, "start of the second", second.Start(ctx, nil))
+	check(t, "close", second.Close(ctx))
 }

@@ -25,7 +25,7 @@ type Server struct {
 	// child is the current or the last postmaster; nil before the first Start.
 	child atomic.Pointer[child]
 
-	// lock guards lockFile, which is nil until own has succeeded and is never closed.
+	// lock guards lockFile, which is open while this Server owns the data directory.
 	lock     sync.Mutex
 	lockFile *os.File
 
@@ -64,6 +64,15 @@ func (s *Server) Exited() <-chan struct{} {
 		return c.done
 	}
 	return nil
+}
+
+// Close is StopImmediate, and then lets another Server have the data directory. A Server that has been closed may be used
+// again.
+func (s *Server) Close(ctx context.Context) error {
+	if err := s.StopImmediate(ctx); err != nil {
+		return err
+	}
+	return s.disown()
 }
 
 // acquire takes the verb token or gives up with ctx.

@@ -131,3 +131,22 @@ func TestHistoryAndForksAreBounded(t *testing.T) {
 		t.Errorf("a full record is %d bytes, %v", len(b), err)
 	}
 }
+
+// Replicas keep what Apply returns for as long as they like: two successors of one record must not share what append and delete
+// write to.
+func TestSuccessorsOfOneRecordShareNothing(t *testing.T) {
+	r := solo(t)
+	for i := range uint32(maxHistory + 3) {
+		before := r.Clone()
+		one := apply(t, r, Command{Kind: Promote, By: "a", Node: "a", Why: "one"})
+		kept := one.Clone()
+		other := apply(t, r, Command{Kind: Timeline, By: "a", Timeline: i + 2, Why: "other"})
+		if d := cmp.Diff(before, r); d != "" {
+			t.Fatalf("step %d: the record has changed: %s", i, d)
+		}
+		if d := cmp.Diff(kept, one); d != "" {
+			t.Fatalf("step %d: the first successor has changed with the second: %s", i, d)
+		}
+		r = other
+	}
+}
