@@ -18,7 +18,8 @@ const (
 	loadAtMost  = 5 * time.Minute
 )
 
-// enginePromises is what kine's engine keeps beyond what every engine must.
+// enginePromises is what the engine keeps beyond what every engine must. Not HeaderRevision: kine answers a refused write with a revision that it remembers, which is
+// older now and then than what it has acknowledged.
 var enginePromises = ledger.Promises{}
 
 // load is a load under way, with a watch on both gates.

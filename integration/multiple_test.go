@@ -128,7 +128,12 @@ func TestWitnessLostForLongThenStandbyLost(t *testing.T) {
 		l.expectStall(t, "witness lost for long", blow, unnoticedAtMost)
 		ctx, cancel := context.WithTimeout(t.Context(), failoverWithin)
 		defer cancel()
-		must(t, r.WaitStatus(ctx, p, "the standby still streams", func(s *proto.StatusResponse) string { return streaming(s, standby) }))
+		must(t, r.WaitStatus(ctx, p, "status says that the standby has everything", func(s *proto.StatusResponse) string {
+			if !cluster.Self(s).GetStandbyGates() {
+				return "commits do not wait for the standby"
+			}
+			return streaming(s, standby)
+		}))
 		if s, err := r.Status(ctx, p); err != nil || s.GetArmed() {
 			t.Errorf("armed without a witness (%v)", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"kineshim/raftwitness/record"
@@ -41,6 +42,7 @@ func ReadEnrolment(path string) (Enrolment, error) {
 // Found makes the identities of a new cluster: one for each voter.
 func Found(founder string, promise time.Duration, voters []Peer) []Identity {
 	cluster := NewClusterID()
+	voters = slices.Clone(voters)
 	for i := range voters {
 		voters[i].ServerID = NewServerID(voters[i].Name)
 	}

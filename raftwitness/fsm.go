@@ -1,6 +1,7 @@
 package raftwitness
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type fsm struct {
 	log      *slog.Logger
 	state    atomic.Pointer[applied]
 	onChange func()
+	// replayTo is the last log entry of earlier lives of this process: what they logged once is not news. Set before Raft starts.
+	replayTo uint64
 }
 
 func newFSM(log *slog.Logger, onChange func()) *fsm {
@@ -50,7 +53,11 @@ func (f *fsm) Apply(l *raft.Log) any {
 	case err != nil:
 		f.log.Warn("command refused", "index", l.Index, "command", string(l.Data), "error", err)
 	default:
-		f.log.Info("cluster record changed", "index", l.Index, "kind", c.Kind, "node", c.Node, "by", c.By, "why", c.Why,
+		level := slog.LevelInfo
+		if l.Index <= f.replayTo {
+			level = slog.LevelDebug
+		}
+		f.log.Log(context.Background(), level, "cluster record changed", "index", l.Index, "kind", c.Kind, "node", c.Node, "by", c.By, "why", c.Why,
 			"epoch", next.Epoch, "primary", next.Primary, "inSync", next.InSync, "timeline", next.Timeline)
 	}
 	f.onChange()

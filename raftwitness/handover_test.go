@@ -54,6 +54,7 @@ func TestLeaseIsGoneBeforeTheTargetIsTold(t *testing.T) {
 }
 
 func TestFailedHandOverNeverBringsTheLeaseBack(t *testing.T) {
+	t.Parallel()
 	c, _ := startCluster(t, testPromise)
 	c.initialise()
 	c.lead("a")

@@ -110,18 +110,22 @@ func (id Identity) Validate() error {
 	if id.Promise < minPromise {
 		return fmt.Errorf("identity: promise %v is below %v", id.Promise, minPromise)
 	}
-	data, self := 0, false
+	data, self, founder := 0, false, false
 	for _, p := range id.Peers {
 		if p.Role == record.Data {
 			data++
 		}
 		self = self || p.Name == id.Name && p.ServerID == id.ServerID && p.Role == id.Role
+		founder = founder || p.Name == id.Founder && p.Role == record.Data
 		if p.Raft == "" {
 			return fmt.Errorf("identity: no Raft address for %q", p.Name)
 		}
 	}
 	if len(id.Peers) != 3 || data != 2 {
 		return fmt.Errorf("identity: %d voters of which %d hold data; a cluster is two data nodes and a witness", len(id.Peers), data)
+	}
+	if !founder {
+		return fmt.Errorf("identity: the founder %q is not a data node of the cluster", id.Founder)
 	}
 	if !self {
 		return fmt.Errorf("identity: %q is not among the voters", id.ServerID)

@@ -73,6 +73,8 @@ func TestIdentityIsValidated(t *testing.T) {
 		{"2 voters", func(id *Identity) { id.Peers = id.Peers[:2] }},
 		{"3 hold data", func(id *Identity) { id.Peers[2].Role = record.Data }},
 		{"1 hold data", func(id *Identity) { id.Peers[0].Role = record.Witness }},
+		{"founder \"w\" is not a data node", func(id *Identity) { id.Founder = "w" }},
+		{"founder \"\" is not", func(id *Identity) { id.Founder = "" }},
 		{"not among the voters", func(id *Identity) { id.ServerID = "b-other" }},
 		{"not among the voters", func(id *Identity) { id.Role = record.Witness }},
 	} {
@@ -122,5 +124,46 @@ func TestPeersAndMembers(t *testing.T) {
 	if len(ms) != 3 || ms[1].Name != "b" || ms[1].ServerID != id.ServerID {
 		b, _ := json.Marshal(ms)
 		t.Errorf("%s", b)
+	}
+}
+
+func TestFoundMakesOneClusterAndItsEnrolmentsCanBeRead(t *testing.T) {
+	member := func(name string, role record.Role) Peer {
+		return Peer{record.Member{Name: name, Role: role}, name + ".example:7001"}
+	}
+	ids := Found("a", time.Second, []Peer{member("a", record.Data), member("b", record.Data), member("w", record.Witness)})
+	if len(ids) != 3 {
+		t.Fatal(ids)
+	}
+	for i, id := range ids {
+		if err := id.Validate(); err != nil || id.ClusterID != ids[0].ClusterID || id.Name != voters[i] || id.IsFounder() != (i == 0) {
+			t.Errorf("%+v, %v", id, err)
+		}
+		b, err := json.Marshal(Enrolment{Identity: id, Secrets: json.RawMessage(`{"k":"v"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "enrolment")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := LoadEnrolment(path); err != nil || !cmp.Equal(id, got) {
+			t.Errorf("%v %s", err, cmp.Diff(id, got))
+		}
+	}
+	if other := Found("a", time.Second, ids[0].Peers); other[0].ClusterID == ids[0].ClusterID {
+		t.Error("two clusters of one ID")
+	}
+	bad := filepath.Join(t.TempDir(), "enrolment")
+	for _, content := range []string{"", "{}", `{"identity":{}}`, "rubbish"} {
+		if err := os.WriteFile(bad, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadEnrolment(bad); err == nil {
+			t.Errorf("%q is an enrolment", content)
+		}
+	}
+	if _, err := ReadEnrolment(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
 	}
 }

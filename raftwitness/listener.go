@@ -1,6 +1,7 @@
 package raftwitness
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -78,6 +79,13 @@ func (c *groupConn) Close() error {
 	delete(c.group.open, c)
 	c.group.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// Listen opens the port, host:port, so that a caller that has vanished is noticed within seconds: until then, its half of a
+// transfer would hold this voter up.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	c := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}}
+	return c.Listen(ctx, "tcp", address)
 }
 
 // NewListener serves ln until Close. ln may be a TLS listener.

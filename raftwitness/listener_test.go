@@ -99,6 +99,7 @@ func TestDialGivesUpOnAServerThatSaysNothing(t *testing.T) {
 }
 
 func TestGarbageIsClosed(t *testing.T) {
+	t.Parallel()
 	l := newTestListener(t, "w")
 	ids := identities(testPromise, map[string]string{"a": "127.0.0.1:1", "b": "127.0.0.1:1", "w": l.Addr().String()})
 	newTestGroup(t, ids["w"], l)
@@ -223,6 +224,7 @@ func TestConnectionsOfOneGroupAreBoundedAndEndWithIt(t *testing.T) {
 }
 
 func TestTwoClustersShareTheirPorts(t *testing.T) {
+	t.Parallel()
 	one, _ := startCluster(t, testPromise)
 	one.initialise()
 	address := map[string]string{}
@@ -275,6 +277,7 @@ func newTestGroupFor(t *testing.T, c *testCluster, name string) *group {
 }
 
 func TestListenerCloseWaitsForItsHellos(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -127,6 +127,9 @@ func (n *Node) start() error {
 	if err := n.remember(c, snaps); err != nil {
 		return err
 	}
+	if n.fsm.replayTo, err = n.store.LastIndex(); err != nil {
+		return fmt.Errorf("read the Raft log: %w", err)
+	}
 	if n.raft, err = raft.NewRaft(c, n.fsm, n.store, n.store, snaps, n.voter); err != nil {
 		return fmt.Errorf("start Raft: %w", err)
 	}
@@ -295,14 +298,15 @@ type Status struct {
 	CommitIndex uint64
 	// Heard is, on a leader, the time since each other voter last answered in this term; absent if never.
 	Heard map[string]time.Duration
-	// LeaderHeard is, on a follower, the time since the leader was last heard; absent (ok false) on a leader.
+	// LeaderHeard is, on a follower, the time since the leader was last heard, or centuries if none was; 0 on a leader.
 	LeaderHeard time.Duration
 }
 
 // Status looks at Raft.
 func (n *Node) Status() Status {
 	term := n.raft.CurrentTerm()
-	s := Status{Term: term, Leader: n.raft.State() == raft.Leader, CommitIndex: n.raft.CommitIndex(), Heard: map[string]time.Duration{}}
+	s := Status{Term: term, CommitIndex: n.raft.CommitIndex(), Heard: map[string]time.Duration{}}
+	s.Leader = n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term // in this order, as in LeaseLeft
 	_, id := n.raft.LeaderWithID()
 	for _, p := range n.cfg.Identity.Peers {
 		if p.ServerID == string(id) {

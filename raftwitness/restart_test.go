@@ -14,6 +14,7 @@ import (
 )
 
 func TestRecordSurvivesARestartOfAllVoters(t *testing.T) {
+	t.Parallel()
 	c, _ := startCluster(t, testPromise)
 	c.initialise()
 	want := c.agree()
@@ -41,6 +42,7 @@ func (c *testCluster) manyCommands(n int) {
 }
 
 func TestSnapshotKeepsTheRecord(t *testing.T) {
+	t.Parallel()
 	c, _ := startCluster(t, testPromise)
 	c.initialise()
 	c.lead("a")
@@ -81,6 +83,7 @@ func TestSnapshotKeepsTheRecord(t *testing.T) {
 
 // The other data node can be elected only with the witness's vote. The witness, restarted, has forgotten what it promised.
 func TestRestartedWitnessKeepsSilentForOnePromise(t *testing.T) {
+	t.Parallel()
 	c, _ := startCluster(t, testPromise)
 	c.initialise()
 	c.lead("a")
@@ -102,6 +105,7 @@ func TestRestartedWitnessKeepsSilentForOnePromise(t *testing.T) {
 }
 
 func TestVoterThatHasLostItsLogDoesNotBeginAnew(t *testing.T) {
+	t.Parallel()
 	c, _ := startCluster(t, testPromise)
 	c.initialise()
 	c.agree()
@@ -145,6 +149,7 @@ func TestVoterThatHasLostItsLogDoesNotBeginAnew(t *testing.T) {
 }
 
 func TestOpenSaysThatTheDirectoryIsInUse(t *testing.T) {
+	t.Parallel()
 	c, leader := startCluster(t, testPromise)
 	cfg := c.nodes[leader].cfg
 	cfg.Listener = newTestListener(t, "second")

@@ -40,6 +40,7 @@ func TestStatusOfLeaderAndFollowers(t *testing.T) {
 }
 
 func TestChangesAreAnnounced(t *testing.T) {
+	t.Parallel()
 	c, _ := startCluster(t, testPromise)
 	changes, stop := c.node("b").Changes()
 	c.initialise()

@@ -98,7 +98,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
 
-	raftLn, err := net.Listen("tcp", n.cfg.Self().Raft)
+	raftLn, err := raftwitness.Listen(ctx, n.cfg.Self().Raft)
 	if err != nil {
 		return fmt.Errorf("members.%s.raft: %w", n.cfg.Name, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -102,7 +101,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", cfg.Listen)
+	ln, err := raftwitness.Listen(ctx, cfg.Listen)
 	if err != nil {
 		return err
 	}

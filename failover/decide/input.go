@@ -213,7 +213,7 @@ func (in *Input) peerServes() bool {
 func (in *Input) standbyEligible() bool {
 	l, p := &in.Local, &in.Peer
 	return in.peerFresh() && !p.Leaving && p.Role == Standby && p.Whole && p.Epoch == in.Record.Epoch && p.SystemID == in.Record.SystemID &&
-		p.Streaming && p.Timeline == l.Timeline && in.Record.Timeline == l.Timeline &&
+		p.Streaming && p.Timeline == l.Timeline && in.Record.Timeline == l.Timeline && l.Timeline != 0 &&
 		l.StandbyStreams && l.StandbyStalled == 0 && l.LagBytes <= joinLagBytes && !l.Granted
 }
 

@@ -101,7 +101,7 @@ var raftRules = []rule{
 	{
 		name: "hand-to-founder",
 		when: func(in *Input) bool {
-			return in.Raft.Leader && !in.Record.Initialised() && !in.Founder && in.peerFresh()
+			return in.Raft.Leads() && !in.Record.Initialised() && !in.Founder && in.peerFresh()
 		},
 		do:  func(in *Input) Step { return Step{Action: HandOver, To: in.Other} },
 		why: because("the other node founds the cluster"),

@@ -221,6 +221,7 @@ var leadershipCases = []ruleCase{
 		set: leads,
 		not: map[string]func(*Input){
 			"it does not lead":    func(in *Input) { in.Raft.Leader = false },
+			"no barrier yet":      func(in *Input) { in.Raft.Barrier = false },
 			"the cluster exists":  func(in *Input) { setRecord(in, soloRecord()) },
 			"it founds it itself": func(in *Input) { in.Founder = true },
 			"the other is silent": func(in *Input) { in.Peer.Age = Never },

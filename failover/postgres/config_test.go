@@ -101,7 +101,7 @@ Bytes per WAL segment:                16777216
 `
 	var d DataState
 	check(t, "parse", d.parseControl(output))
-	want := DataState{SystemID: 7710292290503288088, Timeline: 3, ControlState: "shut down in recovery",
+	want := DataState{SystemID: 7710292290503288088, Timeline: 3, CheckpointTimeline: 2, ControlState: "shut down in recovery",
 		MinRecovery: 0x16B374D848, Checkpoint: 0x2000060, WALSegmentBytes: 16 << 20}
 	if diff := cmp.Diff(want, d); diff != "" {
 		t.Error(diff)

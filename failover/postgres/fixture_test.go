@@ -246,8 +246,11 @@ func (n *node) background(ctx context.Context, text string) <-chan error {
 	result := make(chan error, 1)
 	go func() {
 		err := execute(ctx, conn, text)
-		if err == nil && warned(conn) != "" {
-			err = fmt.Errorf("warning: %s", warned(conn))
+		switch w := warned(conn); {
+		case w != "" && err == nil:
+			err = fmt.Errorf("done, but: %s", w)
+		case w != "":
+			err = fmt.Errorf("%w, and: %s", err, w)
 		}
 		result <- err
 	}()

@@ -31,6 +31,8 @@ type DataState struct {
 	SystemID uint64
 	// Timeline is the latest that pg_control knows. It may lag while PostgreSQL runs.
 	Timeline uint32
+	// CheckpointTimeline is that of the latest checkpoint: behind Timeline from a promotion until the next checkpoint.
+	CheckpointTimeline uint32
 	// ControlState is pg_controldata's "Database cluster state", such as "shut down in recovery".
 	ControlState string
 	// MinRecovery is how far a standby must replay before it is consistent; 0 for a primary.
@@ -42,9 +44,11 @@ type DataState struct {
 	Promotion       Promotion
 }
 
-// cleanlyStopped reports whether pg_rewind accepts the data directory as it is.
-func (d DataState) cleanlyStopped() bool {
-	return d.ControlState == "shut down" || d.ControlState == "shut down in recovery"
+// rewindable reports whether pg_rewind accepts the data directory as it is. It must have been stopped cleanly; and before
+// version 16, pg_rewind takes the checkpoint's timeline for the data directory's.
+func (d DataState) rewindable() bool {
+	clean := d.ControlState == "shut down" || d.ControlState == "shut down in recovery"
+	return clean && d.CheckpointTimeline == d.Timeline
 }
 
 // Inspect reads the markers and pg_control. It works while PostgreSQL runs and while it does not. A data directory that is
@@ -149,7 +153,8 @@ func (d *DataState) parseControl(out string) error {
 		return l
 	}
 	d.SystemID = number("Database system identifier", 64)
-	d.Timeline = uint32(max(number("Latest checkpoint's TimeLineID", 32), number("Min recovery ending loc's timeline", 32)))
+	d.CheckpointTimeline = uint32(number("Latest checkpoint's TimeLineID", 32))
+	d.Timeline = max(d.CheckpointTimeline, uint32(number("Min recovery ending loc's timeline", 32)))
 	d.ControlState = fields["Database cluster state"]
 	d.MinRecovery = lsn("Minimum recovery ending location")
 	d.Checkpoint = lsn("Latest checkpoint location")

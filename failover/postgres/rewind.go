@@ -60,8 +60,8 @@ func (s *Server) rewind(ctx context.Context, report func(string, uint64, uint64)
 	if err := s.writeConf(); err != nil {
 		return err
 	}
-	if !d.cleanlyStopped() {
-		report("crash recovery", 0, 0)
+	if !d.rewindable() {
+		report("recovery", 0, 0)
 		if err := s.recoverAlone(ctx); err != nil {
 			return err
 		}
@@ -77,7 +77,7 @@ func (s *Server) rewind(ctx context.Context, report func(string, uint64, uint64)
 	return s.runRewind(ctx, d, peer, report)
 }
 
-// recoverAlone replays what a crash left, in a server without network, and stops it cleanly. pg_rewind could do that too,
+// recoverAlone replays all WAL in a server without network, and stops it cleanly, with a checkpoint on the present timeline. pg_rewind could do that too,
 // but not while standby.signal is there, and not with our configuration in version 14.
 func (s *Server) recoverAlone(ctx context.Context) error {
 	if err := removeDurably(filepath.Join(s.cfg.DataDir, "standby.signal")); err != nil {

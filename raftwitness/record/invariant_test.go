@@ -17,6 +17,11 @@ func TestEachInvariantIsChecked(t *testing.T) {
 	}{
 		{"became uninitialised", func(r *Record) { r.Epoch = 0 }},
 		{"2 members", func(r *Record) { r.Members = r.Members[:2] }},
+		{"two members are called", func(r *Record) { r.Members = append([]Member{r.Members[1]}, r.Members[1:]...) }},
+		{"3 members hold data", func(r *Record) {
+			r.Members = append([]Member(nil), r.Members...)
+			r.Members[2].Role = Data
+		}},
 		{"not one or two sorted", func(r *Record) { r.InSync = nil }},
 		{"not one or two sorted", func(r *Record) { r.InSync = []string{"b", "a"} }},
 		{"not one or two sorted", func(r *Record) { r.InSync = []string{"a", "b", "w"} }},

@@ -61,12 +61,12 @@ type Record struct {
 	ClusterID   string `json:"clusterID"`
 	// SystemID is PostgreSQL's system identifier (pg_controldata), which all copies of one database share.
 	SystemID uint64 `json:"systemID,string"`
-	// Epoch goes up with every promotion: each epoch has one primary and, once recorded, one timeline.
+	// Epoch goes up with every promotion: each epoch has one primary.
 	Epoch   uint64 `json:"epoch"`
 	Primary string `json:"primary"`
 	// InSync names the data nodes that hold every acknowledged write, sorted. Only they may be promoted.
 	InSync []string `json:"inSync"`
-	// Timeline is PostgreSQL's timeline of this epoch; 0 from the promotion's commit until the primary has recorded it.
+	// Timeline is PostgreSQL's timeline of this epoch, the last one if a solo primary had to restart it; 0 from the promotion's commit until the primary has recorded it.
 	Timeline uint32 `json:"timeline"`
 	// SwitchLSN is where Timeline left its parent.
 	SwitchLSN LSN `json:"switchLSN"`
@@ -164,6 +164,18 @@ func (r *Record) CheckInvariants(old *Record) error {
 	}
 	if len(r.Members) != 3 {
 		return broken("%d members, not 3", len(r.Members))
+	}
+	data := 0
+	for i, m := range r.Members {
+		if m.Role == Data {
+			data++
+		}
+		if slices.ContainsFunc(r.Members[:i], func(o Member) bool { return o.Name == m.Name || o.ServerID == m.ServerID }) {
+			return broken("two members are called %q or %q", m.Name, m.ServerID)
+		}
+	}
+	if data != 2 {
+		return broken("%d members hold data, not 2", data)
 	}
 	if len(r.InSync) < 1 || len(r.InSync) > 2 || !slices.IsSorted(r.InSync) {
 		return broken("in-sync set %v is not one or two sorted names", r.InSync)
