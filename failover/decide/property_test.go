@@ -249,6 +249,9 @@ func checkRaft(t *rapid.T, in *Input, p Plan) {
 		if r.Primary != in.Self {
 			t.Errorf("%s is proposed by a node that is not the primary", c.Kind)
 		}
+		if l.Role != Primary || l.PromotedEpoch != r.Epoch {
+			t.Errorf("%s is proposed by a primary that does not serve", c.Kind)
+		}
 		if c.Kind == record.Pair && (l.Solo || !l.Proven || in.Raft.LeaseLeft <= 0 || l.Granted || in.Pairing) {
 			t.Errorf("pair: %+v", l)
 		}

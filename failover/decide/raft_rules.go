@@ -63,7 +63,9 @@ var raftRules = []rule{
 	{
 		name: "go-solo",
 		when: func(in *Input) bool {
-			return in.isPrimary() && in.Raft.Leads() && in.Record.Paired() && in.soloBecause() != ""
+			// Only while it serves: a primary that has lost its data must not exclude the one that has them. If they are
+			// there but not served, it begins a new epoch, which is solo.
+			return in.serves() && in.Raft.Leads() && in.Record.Paired() && in.soloBecause() != ""
 		},
 		do: func(in *Input) Step {
 			return Step{Action: Propose, Command: record.Command{Kind: record.Solo}}
@@ -130,7 +132,7 @@ func (in *Input) soloBecause() string {
 		return "the standby is being stopped"
 	case in.Peer.Silent > in.Timing.ReplicationStall:
 		return fmt.Sprintf("the standby has been silent for %v", in.Timing.ReplicationStall)
-	case in.serves() && l.StandbyStalled > in.Timing.ReplicationStall:
+	case l.StandbyStalled > in.Timing.ReplicationStall:
 		return fmt.Sprintf("the standby has acknowledged nothing for %v", in.Timing.ReplicationStall)
 	case in.Raft.WitnessSilent > in.Timing.WitnessLostAfter:
 		return fmt.Sprintf("the witness has been silent for %v", in.Timing.WitnessLostAfter)

@@ -79,15 +79,16 @@ var proposalCases = []ruleCase{
 			"no barrier yet":        func(in *Input) { in.Raft.Barrier = false },
 			"it may only be late":   func(in *Input) { in.Peer.Silent = time.Second },
 			"the cluster is unborn": func(in *Input) { setRecord(in, record.Record{}) },
+			"its data are gone":     func(in *Input) { in.Local = Local{Role: Absent} },
+			"PostgreSQL is fenced":  func(in *Input) { in.Local.PromotedEpoch = 0 },
+			"PostgreSQL restarts":   func(in *Input) { in.Local.Role = Standby },
 		},
 	},
 	{
 		rule: "go-solo", name: "the standby acknowledges nothing", in: pairedPrimary, action: Propose, kind: record.Solo, why: "has acknowledged nothing for 1s",
 		set: func(in *Input) { in.Local.StandbyStalled = 1001 * ms },
 		not: map[string]func(*Input){
-			"it may only be late":          func(in *Input) { in.Local.StandbyStalled = time.Second },
-			"PostgreSQL does not serve":    func(in *Input) { in.Local.PromotedEpoch = 0 },
-			"PostgreSQL is a standby here": func(in *Input) { in.Local.Role = Standby },
+			"it may only be late": func(in *Input) { in.Local.StandbyStalled = time.Second },
 		},
 	},
 	{

@@ -102,6 +102,31 @@ func TestAFounderWithoutDataDoesNotFoundTheClusterAgain(t *testing.T) {
 	}
 }
 
+// The primary's disk is replaced, and the standby is lost before it has taken over: were the primary to record solo, the only
+// node that has the data would be excluded.
+func TestAPrimaryWithoutItsDataDoesNotExcludeTheStandby(t *testing.T) {
+	for name, lose := range map[string]func(*Input){
+		"gone":          func(in *Input) { in.Local = Local{Role: Absent, DownFor: time.Minute} },
+		"half made":     func(in *Input) { in.Local = Local{Role: Broken, DownFor: time.Minute} },
+		"other data":    func(in *Input) { died(in); in.Local.Role, in.Local.Frozen, in.Local.SystemID = Standby, true, 8 },
+		"an old image":  func(in *Input) { died(in); in.Local.Role, in.Local.Frozen, in.Local.Timeline = Standby, true, 1 },
+		"an older copy": func(in *Input) { died(in); in.Local.Role, in.Local.Frozen, in.Local.LSN = Standby, true, 1 },
+	} {
+		in := with(pairedPrimary(), lose, func(in *Input) { in.Peer.Age, in.Peer.Silent = time.Minute, time.Minute })
+		if s := Decide(in).Raft; s.Action == Propose {
+			t.Errorf("%s: rule %s proposes %s", name, s.Rule, s.Command.Kind)
+		}
+	}
+	// Its data are there, only PostgreSQL had to be restarted: it serves again, alone.
+	in := with(pairedPrimary(), died, func(in *Input) {
+		in.Local.Role, in.Local.Frozen = Standby, true
+		in.Peer.Age, in.Peer.Silent = time.Minute, time.Minute
+	})
+	if s := Decide(in).Raft; s.Rule != "restart-epoch" {
+		t.Errorf("rule %q", s.Rule)
+	}
+}
+
 func TestOnlyAMemberOfInSyncProposesItsOwnPromotionAndHasFrozenBefore(t *testing.T) {
 	in := with(bereaved(), unfrozen)
 	p := Decide(in)

@@ -74,7 +74,7 @@ type memory struct {
 	confirmed, pairing, decided                                             bool
 	running, hung, frozen, streaming                                        bool
 	session, committed, engine, solo, proven, slot, granted, standbyStreams bool
-	promotedEpoch, servedEpoch, rewoundEpoch                                uint64
+	promotedEpoch, servedEpoch, rewoundEpoch, checkedEpoch                  uint64
 	promotedLSN                                                             record.LSN
 	downSince, unwellSince, unstreamedSince, stalledSince, begun            int // 0: not
 	joinedAt, noJoinUntil, switchUntil, unableSince, startFailures          int
@@ -405,6 +405,10 @@ func (w *world) check() {
 			continue
 		}
 		open = append(open, h.name)
+		if w.now%5 != 0 && h.promotedEpoch == h.checkedEpoch {
+			continue
+		}
+		h.checkedEpoch = h.promotedEpoch
 		have := map[int]bool{}
 		for _, id := range h.ids() {
 			have[id] = true

@@ -206,8 +206,6 @@ func (h *host) finishRaft(j *job) bool {
 	if !h.leads() || !w.majority(h.name) { // nobody knows what becomes of it
 		if w.rng.IntN(2) == 0 {
 			w.limbo = &c
-		} else if c.Kind == record.Pair && !h.leads() {
-			return false // still unknown here
 		}
 		return false
 	}

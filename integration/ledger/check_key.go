@@ -182,14 +182,21 @@ func (ch *chain) index() {
 	}
 }
 
-// checkOrder reports what shows a state that had been left before it began.
+// checkOrder reports what shows a state that had been left before it began, and takes it out, so that what is wrong is not held against
+// what is right.
 func (c *checker) checkOrder(k *keyRecord, ch *chain) {
 	ch.index()
+	var right []placed
 	for _, p := range ch.placed {
 		if p.start <= ch.endsAfter[p.state] {
+			right = append(right, p)
 			continue
 		}
 		c.reportStale(k, ch, p)
+	}
+	if len(right) < len(ch.placed) {
+		ch.placed = right
+		ch.index()
 	}
 }
 
