@@ -81,6 +81,9 @@ func (a *Agent) previewForce() *pb.PreviewForceResponse {
 		return no("this node has no majority: %s and the witness %s are both out of reach, or an election is under way. Bring the witness back, then try again", a.cfg.Other, a.cfg.Witness)
 	}
 	r := &pb.PreviewForceResponse{Possible: true, PrimarySilentMs: -1, Confirm: confirmToken(in.Record, a.instance)}
+	if t := a.local.obs.NewestCommit; !t.IsZero() {
+		r.NewestUnixMilli = t.UnixMilli()
+	}
 	if p != nil {
 		r.PrimarySilentMs = time.Since(a.peer.at).Milliseconds()
 		if p.Epoch == in.Record.Epoch && decide.Role(p.Role) == decide.Primary {

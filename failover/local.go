@@ -245,7 +245,8 @@ func (a *Agent) probe(ctx context.Context) {
 		case <-t.C:
 		}
 		a.mu.Lock()
-		due := a.local.up && a.local.promotedEpoch != 0 && a.local.epochCommitted != 0
+		// Not during a switchover: what is written now would be a tail that only this node has.
+		due := a.local.up && a.local.promotedEpoch != 0 && a.local.epochCommitted != 0 && a.wish.switchTo == ""
 		generation := a.local.generation
 		a.mu.Unlock()
 		if !due {

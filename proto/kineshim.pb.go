@@ -677,6 +677,8 @@ type PreviewForceResponse struct {
 	LossMs          int64                  `protobuf:"varint,5,opt,name=loss_ms,json=lossMs,proto3" json:"loss_ms,omitempty"`          // age of this node's last WAL against what the old primary had, as last heard
 	PrimarySilentMs int64                  `protobuf:"varint,6,opt,name=primary_silent_ms,json=primarySilentMs,proto3" json:"primary_silent_ms,omitempty"`
 	Confirm         string                 `protobuf:"bytes,7,opt,name=confirm,proto3" json:"confirm,omitempty"` // to be given back with the promotion
+	// When this node's newest transaction was committed, by the clock of the primary of then, Unix milliseconds; 0: not known.
+	NewestUnixMilli int64 `protobuf:"varint,8,opt,name=newest_unix_milli,json=newestUnixMilli,proto3" json:"newest_unix_milli,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -758,6 +760,13 @@ func (x *PreviewForceResponse) GetConfirm() string {
 		return x.Confirm
 	}
 	return ""
+}
+
+func (x *PreviewForceResponse) GetNewestUnixMilli() int64 {
+	if x != nil {
+		return x.NewestUnixMilli
+	}
+	return 0
 }
 
 type SetPausedRequest struct {
@@ -1394,7 +1403,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x17\n" +
 	"\atook_ms\x18\x04 \x01(\x03R\x06tookMs\")\n" +
 	"\x13PreviewForceRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\xe7\x01\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x93\x02\n" +
 	"\x14PreviewForceResponse\x12\x1a\n" +
 	"\bpossible\x18\x01 \x01(\bR\bpossible\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
@@ -1404,7 +1413,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"loss_bytes\x18\x04 \x01(\x04R\tlossBytes\x12\x17\n" +
 	"\aloss_ms\x18\x05 \x01(\x03R\x06lossMs\x12*\n" +
 	"\x11primary_silent_ms\x18\x06 \x01(\x03R\x0fprimarySilentMs\x12\x18\n" +
-	"\aconfirm\x18\a \x01(\tR\aconfirm\"F\n" +
+	"\aconfirm\x18\a \x01(\tR\aconfirm\x12*\n" +
+	"\x11newest_unix_milli\x18\b \x01(\x03R\x0fnewestUnixMilli\"F\n" +
 	"\x10SetPausedRequest\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\"\x13\n" +

@@ -76,6 +76,11 @@ func renderPreview(st *proto.StatusResponse, target string, p *proto.PreviewForc
 			showBytes(p.GetLossBytes()), p.GetLossBytes(), lossTime(p.GetLossMs()), old, target)
 		fmt.Fprintf(&b, "  %s What it wrote after that would be lost too.\n", heard)
 	}
+	if newest := p.GetNewestUnixMilli(); newest > 0 {
+		at := time.UnixMilli(newest)
+		fmt.Fprintf(&b, "  The newest write that %s holds was made at %s, %s ago by the nodes' clocks.\n",
+			target, at.Format(time.DateTime), showMillis(max(0, time.Since(at).Milliseconds())))
+	}
 	if p.GetReason() != "" {
 		fmt.Fprintf(&b, "  Note: %s\n", p.GetReason())
 	}

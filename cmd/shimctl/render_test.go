@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"kineshim/proto"
 )
@@ -20,5 +21,16 @@ func TestSoloRecordWithSynchronousReplicationSaysSo(t *testing.T) {
 	st.Mode = modePaired
 	if line := recordLine(st); strings.Contains(line, says) {
 		t.Errorf("paired: %s", line)
+	}
+}
+
+func TestPreviewNamesTheNewestWrite(t *testing.T) {
+	p := &proto.PreviewForceResponse{Possible: true, PrimarySilentMs: -1}
+	if text := renderPreview(&proto.StatusResponse{Primary: "a"}, "b", p); strings.Contains(text, "newest write") {
+		t.Errorf("not known, yet named:\n%s", text)
+	}
+	p.NewestUnixMilli = time.Now().Add(-90 * time.Second).UnixMilli()
+	if text := renderPreview(&proto.StatusResponse{Primary: "a"}, "b", p); !strings.Contains(text, "newest write that b holds") || !strings.Contains(text, showMillis(90_000)) {
+		t.Errorf("age of the newest write is missing:\n%s", text)
 	}
 }

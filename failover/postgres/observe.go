@@ -24,7 +24,10 @@ type Observation struct {
 	// ReceiveLSN is the end of what a walreceiver has flushed since the start, 0 if none has run; it may lie behind ReplayLSN.
 	// ReplayLSN is the end of what was replayed. Both are 0 on a primary.
 	ReceiveLSN, ReplayLSN record.LSN
-	WalReceiver           WalReceiver
+	// NewestCommit is when the newest transaction that a standby has replayed was committed, by the clock of the primary of
+	// then; zero if it has replayed none since it started, and on a primary.
+	NewestCommit time.Time
+	WalReceiver  WalReceiver
 	// Standbys are the connected replication clients, this package's acknowledger and a running clone included.
 	Standbys []Standby
 	// SyncNames and SynchronousCommit are the settings in force in this session.
@@ -112,6 +115,7 @@ type observation struct {
 	ControlTimeline      uint32
 	Flush, Insert        record.LSN
 	Receive, Replay      record.LSN
+	Newest               float64
 	SyncNames, SyncLevel string
 	Receiver             *struct {
 		PID      int
@@ -135,6 +139,7 @@ const observeQuery = `SELECT json_build_object(
 	'insert', CASE WHEN r.is THEN '0/0' ELSE pg_current_wal_insert_lsn() END,
 	'receive', CASE WHEN r.is THEN coalesce(pg_last_wal_receive_lsn(), '0/0') ELSE '0/0' END,
 	'replay', CASE WHEN r.is THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE '0/0' END,
+	'newest', CASE WHEN r.is THEN coalesce(extract(epoch FROM pg_last_xact_replay_timestamp()), 0) ELSE 0 END,
 	'syncNames', current_setting('synchronous_standby_names'),
 	'syncLevel', current_setting('synchronous_commit'),
 	'receiver', (SELECT json_build_object('pid', a.pid, 'status', coalesce(w.status, ''), 'timeline', coalesce(w.received_tli, 0))
@@ -177,6 +182,9 @@ func (s *Server) observe(ctx context.Context) (Observation, error) {
 		FlushLSN:   a.Flush, InsertLSN: a.Insert,
 		ReceiveLSN: a.Receive, ReplayLSN: a.Replay,
 		SyncNames: a.SyncNames, SynchronousCommit: a.SyncLevel,
+	}
+	if a.Newest > 0 {
+		o.NewestCommit = time.UnixMicro(int64(a.Newest * 1e6))
 	}
 	seen := a.ControlTimeline
 	if a.Receiver != nil {

@@ -20,7 +20,6 @@ type summary struct {
 	WriteErrors int     `json:"writeErrors"`
 
 	violations int
-	stuck      int // rounds that did not recover
 }
 
 // runKind runs all rounds of one kind. A round that does not recover ends it: the cluster is kept as it is.

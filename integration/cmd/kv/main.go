@@ -47,7 +47,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	args = flags.Args()
 	want := map[string]int{"put": 3, "get": 2, "list": 2, "delete": 2, "watch": 2}
 	if len(args) == 0 || want[args[0]] != len(args) {
-		return errors.New("what is to be done?\n" + usage)
+		flags.Usage()
+		return errors.New("no command that is known, or not its arguments")
 	}
 	c, err := ledger.Dial(*endpoint)
 	if err != nil {
