@@ -137,7 +137,7 @@ func (in *Input) cloneNeeded() string {
 		return "the database here has written a timeline that another node began too"
 	case l.Timeline < r.Timeline && !in.knowsFork():
 		return "the database here is older than the cluster remembers"
-	case in.diverged() && l.RewoundEpoch == r.Epoch, in.cannotFollow() && l.RewoundEpoch == r.Epoch:
+	case l.RewoundEpoch == r.Epoch && (in.diverged() || in.cannotFollow() || l.Role == Stopped && l.StartFailures > 0):
 		return "the rewind did not help"
 	}
 	return ""

@@ -22,7 +22,7 @@ const (
 	// pollPromotion is how often Promote asks whether the promotion is through; it takes 100 ms and more.
 	pollPromotion = 5 * time.Millisecond
 	// checkpointAfter keeps the checkpoint after a promotion out of the way of the first writes.
-	checkpointAfter = 3 * time.Second
+	checkpointAfter = time.Second
 )
 
 // Promote makes the frozen standby a primary for the given epoch, on a new timeline, and returns that timeline and where it
