@@ -77,6 +77,16 @@ var dataRuleCases = []ruleCase{
 		},
 	},
 	{
+		rule: "rebuild-by-clone", name: "rewound, and does not start", in: blankStandby, action: Clone, why: "did not help",
+		set: func(in *Input) { whole(in); in.Local.Role, in.Local.StartFailures, in.Local.RewoundEpoch = Stopped, 1, 1 },
+		not: map[string]func(*Input){
+			"it has not been tried":           func(in *Input) { in.Local.StartFailures = 0 },
+			"it was not rewound":              func(in *Input) { in.Local.RewoundEpoch = 0 },
+			"it runs":                         func(in *Input) { in.Local.Role = Standby },
+			"the record has come to count it": func(in *Input) { setRecord(in, pairedRecord()) },
+		},
+	},
+	{
 		rule: "rebuild-by-rewind", name: "an unacknowledged tail", in: oldPrimary, action: Rewind, why: "has written to 0/3E9",
 		set: func(in *Input) { in.Local.LSN = 1001 },
 		not: map[string]func(*Input){

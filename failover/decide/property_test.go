@@ -93,9 +93,8 @@ func randomInput(t *rapid.T) *Input {
 }
 
 // disturbed is a situation with some of its fields drawn anew.
-func disturbed(t *rapid.T) *Input {
-	name := rapid.SampledFrom(slices.Sorted(maps.Keys(situations))).Draw(t, "situation")
-	in, random := situations[name](), randomInput(t)
+func disturbed(t *rapid.T, base func() *Input) *Input {
+	in, random := base(), randomInput(t)
 	random.Self, random.Other = in.Self, in.Other
 	if rapid.IntRange(0, 3).Draw(t, "keep the record") > 0 {
 		random.Record = in.Record
@@ -118,18 +117,15 @@ func mix(t *rapid.T, from, into reflect.Value) {
 	}
 }
 
-var situations = map[string]func() *Input{
-	"paired primary": pairedPrimary, "solo primary": soloPrimary, "joining primary": joiningPrimary, "paired standby": pairedStandby,
-	"leading standby": leadingStandby, "bereaved": bereaved, "promoted": promoted, "new primary": newPrimary, "old primary": oldPrimary,
-	"restarted primary": restartedPrimary, "fresh founder": freshFounder, "fresh other": freshOther, "blank standby": blankStandby, "long history": longHistory,
-	"tail":   func() *Input { return with(oldPrimary(), func(in *Input) { in.Local.LSN = 1001 }) },
-	"switch": func() *Input { return with(pairedPrimary(), func(in *Input) { in.Wish.SwitchTo = "b" }) },
-	"forced": func() *Input {
-		return with(bereaved(), func(in *Input) { setRecord(in, soloRecord()); in.Wish.Force = true })
-	},
-	"anything": func() *Input {
-		return newInput("b", "a", record.Record{})
-	},
+// situations are those in which each rule fires, and a few in which none does.
+func situations() map[string]func() *Input {
+	all := map[string]func() *Input{
+		"paired primary": pairedPrimary, "solo primary": soloPrimary, "paired standby": pairedStandby, "fresh other": freshOther, "long history": longHistory,
+	}
+	for _, c := range allRuleCases() {
+		all[c.rule+": "+c.name] = func() *Input { return with(c.in(), c.set) }
+	}
+	return all
 }
 
 func TestWhateverIsSeenTheRulesOfSafetyHold(t *testing.T) {
@@ -140,12 +136,15 @@ func TestWhateverIsSeenTheRulesOfSafetyHold(t *testing.T) {
 		}
 		defer checks.Value.Set(checks.DefValue)
 	}
+	bases := situations()
+	names := slices.Sorted(maps.Keys(bases))
 	rapid.Check(t, func(t *rapid.T) {
-		draw := disturbed
+		var in *Input
 		if rapid.IntRange(0, 3).Draw(t, "everything at random") == 0 {
-			draw = randomInput
+			in = randomInput(t)
+		} else {
+			in = disturbed(t, bases[rapid.SampledFrom(names).Draw(t, "situation")])
 		}
-		in := draw(t)
 		p := Decide(in)
 		NotArmed(in)
 		for lane, s := range map[string]Step{"postgres": p.Postgres, "sync": p.Sync, "raft": p.Raft} {

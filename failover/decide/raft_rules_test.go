@@ -140,7 +140,7 @@ var proposalCases = []ruleCase{
 			"failover is paused":               func(in *Input) { setRecord(in, paused(*in.Record)) },
 			"the process is ending":            func(in *Input) { in.Wish.Stopping = true },
 			"the primary is heard":             func(in *Input) { in.Peer.Age = 500 * ms },
-			"it is the primary":                func(in *Input) { setRecord(in, failedOver()) },
+			"it has been promoted":             func(in *Input) { setRecord(in, after(pairedRecord(), promotionOf("b", 2))) },
 		},
 	},
 	{
