@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"kineshim/failover/decide"
+	"kineshim/failover/postgres"
 	"kineshim/raftwitness/record"
 )
 
@@ -49,13 +50,15 @@ func (a *Agent) localInput(now time.Time, rec *record.Record) decide.Local {
 	select {
 	case <-a.cfg.Engine.EngineFailed(): // nil, which is never ready, without an engine
 		// It may have seen a commit that was cut short: the barrier again, before the next one starts.
-		l.engine, l.epochCommitted = 0, 0
+		if l.engine != 0 { // once: the broken one stays the current one until the next has started
+			l.engine, l.epochCommitted = 0, 0
+		}
 	default:
 	}
 	in := decide.Local{
 		Role: a.role(), SystemID: l.data.SystemID, Timeline: l.data.Timeline, LSN: l.data.MinRecovery,
 		MarkerEpoch: l.data.Promotion.Epoch, MarkerTimeline: l.data.Promotion.Timeline,
-		PromotedEpoch: l.promotedEpoch, PromotedLSN: l.promotedLSN, Frozen: l.frozen,
+		PromotedEpoch: l.promotedEpoch, PromotedLSN: l.promotedLSN, Frozen: l.frozen, Adrift: l.adrift,
 		Served: rec.Initialised() && l.servedEpoch == rec.Epoch, StartFailures: l.startFailures, RewoundEpoch: l.rewoundEpoch,
 		DownFor: since(now, l.downSince), UnwellFor: since(now, l.unwellSince),
 		Session: a.session(), EpochCommitted: l.epochCommitted != 0 && l.epochCommitted == l.generation, Engine: l.engine != 0 && l.engine == l.generation,
@@ -94,7 +97,7 @@ func (a *Agent) standbyInput(now time.Time, in *decide.Local) {
 		in.StandbyStalled = time.Nanosecond
 	}
 	for _, w := range l.obs.Standbys {
-		in.StaleWalsender = in.StaleWalsender || w.ReplyAge > staleWalsender
+		in.StaleWalsender = in.StaleWalsender || w.AppName == postgres.StandbyName && w.ReplyAge > staleWalsender
 	}
 }
 

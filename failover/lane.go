@@ -28,6 +28,8 @@ type lane struct {
 const (
 	// retryFirst and retryMax bound the pause after an action that failed.
 	retryFirst, retryMax = 50 * time.Millisecond, 5 * time.Second
+	// againAfter is the pause before the same rule asks for the same again though it was done: it should not, and must not spin.
+	againAfter = 25 * time.Millisecond
 )
 
 // busy returns the action under way.
@@ -60,7 +62,7 @@ func (l *lane) offer(ctx context.Context, s decide.Step) {
 	if s.Action == decide.None {
 		return
 	}
-	if s.Action != l.last.Action {
+	if s.Action != l.last.Action || s.Rule != l.last.Rule {
 		l.failures, l.notUntil = 0, time.Time{}
 	}
 	if time.Now().Before(l.notUntil) {
@@ -94,7 +96,7 @@ func (l *lane) run(ctx context.Context, s decide.Step) {
 	l.running = decide.Step{}
 	switch {
 	case err == nil:
-		l.failures, l.notUntil, l.failure = 0, time.Time{}, ""
+		l.failures, l.notUntil, l.failure = 0, time.Now().Add(againAfter), ""
 	case cancelled || errors.Is(err, errNotNow):
 		l.notUntil = time.Now().Add(retryFirst)
 	default:

@@ -42,8 +42,14 @@ func TestLaneDoesOneThingAtATime(t *testing.T) {
 		}
 		l.offer(t.Context(), proposal(record.Solo))
 		synctest.Wait()
+		if calls.Load() != 1 {
+			t.Errorf("%d calls: the same rule, asking again at once, must not spin", calls.Load())
+		}
+		time.Sleep(againAfter)
+		l.offer(t.Context(), proposal(record.Solo))
+		synctest.Wait()
 		if calls.Load() != 2 {
-			t.Errorf("%d calls: after a success the next is not held back", calls.Load())
+			t.Errorf("%d calls: after a success the same is held back for %v only", calls.Load(), againAfter)
 		}
 	})
 }

@@ -24,10 +24,13 @@ type local struct {
 	unwellSince   time.Time
 	startFailures int
 
-	frozen          bool
+	// frozen: the walreceiver has been stopped for good. adrift: it is neither that nor known to follow.
+	frozen, adrift  bool
 	unstreamedSince time.Time // zero: streaming
 	rewoundEpoch    uint64
 
+	// promoting: a promotion of this agent's is under way.
+	promoting      bool
 	promotedEpoch  uint64
 	promotedTLI    uint32
 	promotedLSN    record.LSN
@@ -41,6 +44,7 @@ type local struct {
 	stalledSince  time.Time // zero: the standby keeps up
 	flushedBefore record.LSN
 	standbyFlush  record.LSN
+	standbyPID    int
 	joinedAt      time.Time
 	noJoinUntil   time.Time
 	slot          bool
@@ -57,7 +61,7 @@ type grant struct{ instance, nonce string }
 func (a *Agent) role() decide.Role {
 	l := &a.local
 	switch {
-	case l.up && (l.promotedEpoch != 0 || !l.obsAt.IsZero() && !l.obs.InRecovery):
+	case l.up && (l.promotedEpoch != 0 || !l.promoting && !l.obsAt.IsZero() && !l.obs.InRecovery):
 		return decide.Primary
 	case l.up:
 		return decide.Standby
@@ -218,10 +222,10 @@ func (a *Agent) noteStandby(obs postgres.Observation) {
 	case l.stalledSince.IsZero():
 		l.stalledSince = time.Now()
 	}
-	l.standbyFlush, l.flushedBefore = s.FlushLSN, obs.FlushLSN
-	if !found {
-		l.proven = false
+	if !found || s.PID != l.standbyPID || s.FlushLSN < l.standbyFlush {
+		l.proven = false // another life of the standby, which may have lost what the last one had
 	}
+	l.standbyPID, l.standbyFlush, l.flushedBefore = s.PID, s.FlushLSN, obs.FlushLSN
 }
 
 // standbyOf picks the standby's walsender: of several, the one that answered last.

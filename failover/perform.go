@@ -98,22 +98,39 @@ func (a *Agent) initDB(ctx context.Context) error {
 	return a.inspect(ctx)
 }
 
+// startStall is how long a start may show no progress: a data directory that waits for WAL which nobody has any more would
+// wait for ever.
+const startStall = 2 * time.Minute
+
 // start starts PostgreSQL as a standby of nobody.
 func (a *Agent) start(ctx context.Context) error {
 	defer a.showProgress(postgres.Progress{})
-	if err := a.pg.Start(ctx, a.showProgress); err != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(startStall, func() { cancel(fmt.Errorf("no progress for %v", startStall)) })
+	defer stalled.Stop()
+	step := ""
+	err := a.pg.Start(ctx, func(p postgres.Progress) {
+		if p.Step != step {
+			step = p.Step
+			stalled.Reset(startStall)
+		}
+		a.showProgress(p)
+	})
+	if err != nil {
+		err = errors.Join(err, context.Cause(ctx))
 		a.mu.Lock()
 		a.local.startFailures++
 		a.mu.Unlock()
-		return errors.Join(err, a.inspect(ctx))
+		return errors.Join(err, a.inspect(context.WithoutCancel(ctx)))
+	}
+	if err := a.inspect(ctx); err != nil { // before anybody may act on timeline and LSN
+		return errors.Join(err, a.pg.StopImmediate(ctx))
 	}
 	a.mu.Lock()
-	a.local.frozen = true
+	a.local.frozen, a.local.adrift = true, false
 	a.mu.Unlock()
 	a.nowUp()
-	if err := a.inspect(ctx); err != nil {
-		return err
-	}
 	a.observe(ctx)
 	a.beat()
 	return nil
@@ -131,25 +148,30 @@ func (a *Agent) stop(ctx context.Context) error {
 }
 
 func (a *Agent) freeze(ctx context.Context) error {
+	a.setUpstream(false, true)
 	if _, err := a.pg.Freeze(ctx); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	a.local.frozen = true
-	a.mu.Unlock()
+	a.setUpstream(true, false)
 	a.observe(ctx)
 	return nil
 }
 
 func (a *Agent) follow(ctx context.Context) error {
+	a.setUpstream(false, true) // before: from the first step on, the WAL position may move
 	if err := a.pg.Follow(ctx); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	a.local.frozen = false
-	a.local.unstreamedSince = time.Now()
-	a.mu.Unlock()
+	a.setUpstream(false, false)
 	return nil
+}
+
+// setUpstream notes whether the standby is frozen, or neither that nor known to follow.
+func (a *Agent) setUpstream(frozen, adrift bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.local.frozen, a.local.adrift = frozen, adrift
+	a.local.unstreamedSince = time.Now()
 }
 
 func (a *Agent) promote(ctx context.Context) error {
@@ -157,21 +179,34 @@ func (a *Agent) promote(ctx context.Context) error {
 	if rec.Primary != a.cfg.Self {
 		return errNotNow
 	}
+	a.setPromoting(true)
 	timeline, switchLSN, err := a.pg.Promote(ctx, rec.Epoch)
 	if err != nil {
+		a.setPromoting(false)
+		if errors.Is(err, postgres.ErrNotFrozen) {
+			a.setUpstream(false, true)
+		}
 		return err
 	}
 	a.mu.Lock()
 	l := &a.local
+	l.promoting = false
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = rec.Epoch, timeline, switchLSN
 	l.data.Promotion.Epoch, l.data.Promotion.Timeline = rec.Epoch, timeline
-	l.frozen = false
+	l.frozen, l.adrift = false, false
 	l.unwellSince = time.Time{}
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
 	a.forgetSession()
 	a.mu.Unlock()
 	a.log.Info("PostgreSQL is promoted", "phase", "promoted", "epoch", rec.Epoch, "timeline", timeline, "switchLSN", switchLSN.String())
 	return nil
+}
+
+// setPromoting notes that PostgreSQL may become read-write by this agent's own doing.
+func (a *Agent) setPromoting(is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.local.promoting = is
 }
 
 // openSession begins a new generation: the sentinel sees its end before anybody else can open a session in the next.
@@ -355,6 +390,13 @@ func (a *Agent) dropStale(ctx context.Context) error {
 func (a *Agent) rebuild(ctx context.Context, make func(context.Context) error) error {
 	rec, _ := a.store.Record()
 	nonce := newNonce()
+	defer func() { // whatever becomes of the question: the primary need not wait for this attempt any more
+		a.mu.Lock()
+		a.local.rebuilt = nonce
+		a.local.progress = postgres.Progress{}
+		a.mu.Unlock()
+		a.beat()
+	}()
 	ask, cancel := context.WithTimeout(ctx, grantTimeout)
 	defer cancel()
 	r, err := a.cfg.Peer.BeginRebuild(ask, &pb.BeginRebuildRequest{Node: a.cfg.Self, Epoch: rec.Epoch, Instance: a.instance, Nonce: nonce})
@@ -364,13 +406,6 @@ func (a *Agent) rebuild(ctx context.Context, make func(context.Context) error) e
 	if !r.Granted {
 		return fmt.Errorf("the primary does not allow it: %s", r.Reason)
 	}
-	defer func() {
-		a.mu.Lock()
-		a.local.rebuilt = nonce
-		a.local.progress = postgres.Progress{}
-		a.mu.Unlock()
-		a.beat()
-	}()
 	if now, _ := a.store.Record(); now.Epoch != rec.Epoch || now.InSyncHas(a.cfg.Self) {
 		return errNotNow
 	}

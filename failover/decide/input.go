@@ -80,6 +80,8 @@ type Local struct {
 	PromotedLSN   record.LSN
 	// Frozen: the standby's walreceiver was stopped by this node, so that LSN stands still.
 	Frozen bool
+	// Adrift: stopping or starting the walreceiver was begun and has not succeeded: LSN may move, or nothing may stream.
+	Adrift bool
 	// Streaming: the standby's walreceiver is connected. NotStreaming is for how long it has not been.
 	Streaming    bool
 	NotStreaming time.Duration

@@ -37,7 +37,7 @@ func (w *world) must(t *testing.T, what string, within int, until func() bool) {
 
 func (w *world) armed() bool {
 	p := w.hosts[w.record.Primary]
-	return p != nil && w.record.Paired() && p.open() && w.raft.leader == p.name && !w.raft.forfeited
+	return p != nil && p.memory.record.Paired() && !p.pairing && p.open() && w.raft.leader == p.name && !w.raft.forfeited
 }
 
 func (w *world) armedUnder(node string) func() bool {
@@ -138,7 +138,7 @@ var scenarios = []struct {
 	}},
 	{"the witness is lost and returns", func(t *testing.T, w *world) {
 		w.kill("w")
-		w.must(t, "solo", 12*second, w.record.Solo)
+		w.must(t, "solo", 12*second, w.hosts["a"].memory.record.Solo)
 		if a := w.hosts["a"]; a.solo || !a.open() {
 			t.Errorf("solo %v, open %v: replication must stay synchronous", a.solo, a.open())
 		}
@@ -147,7 +147,7 @@ var scenarios = []struct {
 	}},
 	{"the standby is lost, then the witness", func(t *testing.T, w *world) {
 		w.kill("b")
-		w.must(t, "solo", 3*second, w.record.Solo)
+		w.must(t, "solo", 3*second, w.hosts["a"].memory.record.Solo)
 		w.kill("w")
 		w.run(20*second, nil)
 		w.must(t, "a write", 2*second, w.acknowledges())
@@ -208,7 +208,7 @@ var scenarios = []struct {
 		w.kill("b")
 		w.hosts["b"].disk = disk{}
 		w.start("b")
-		w.must(t, "solo", 5*second, w.record.Solo)
+		w.must(t, "solo", 5*second, w.hosts["a"].memory.record.Solo)
 		w.must(t, "armed", 60*second, w.armedUnder("a"))
 	}},
 	{"a forced promotion of a lagging standby", func(t *testing.T, w *world) {

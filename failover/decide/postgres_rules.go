@@ -72,7 +72,7 @@ var postgresRules = []rule{
 	{
 		name: "follow",
 		when: func(in *Input) bool {
-			return in.otherIsPrimary() && in.Local.Role == Standby && in.Local.Frozen && !in.Raft.Leader && !in.Wish.Force && !in.foreignTimeline()
+			return in.otherIsPrimary() && in.Local.Role == Standby && (in.Local.Frozen || in.Local.Adrift) && !in.Raft.Leader && !in.Wish.Force && !in.foreignTimeline()
 		},
 		do:  do(Follow),
 		why: because("the other node is the primary"),

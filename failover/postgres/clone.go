@@ -57,8 +57,27 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 		os.RemoveAll(fresh)
 		return err
 	}
+	if d.Complete {
+		s.keepWhatClonesReplace(ctx, d)
+	}
 	report("putting the copy in place", 0, 0)
 	return s.replaceDataDir(ctx, fresh, "clone")
+}
+
+// keepWhatClonesReplace keeps the WAL that only the old data directory has, if it can: after a forced promotion of the peer
+// it may hold acknowledged writes. A clone is not given up for it.
+func (s *Server) keepWhatClonesReplace(ctx context.Context, d DataState) {
+	stream, err := s.peerStream(ctx)
+	if err == nil {
+		defer closeSession(stream)
+		var peer peerState
+		if peer, err = askPeer(ctx, stream); err == nil && peer.systemID == d.SystemID {
+			err = s.keepDiverged(d, peer)
+		}
+	}
+	if err != nil {
+		s.log.Warn("the WAL of the replaced data directory is not kept", "err", err)
+	}
 }
 
 // cloneName is the application_name of a running clone. It is not among the synchronous standbys.

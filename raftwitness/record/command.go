@@ -170,6 +170,9 @@ var rules = map[Kind]func(*Record, Command) string{
 			return "the node is the primary already"
 		}
 		r.begin(c.Node)
+		// The node may never have seen the last timelines, and then begins one whose number is taken: nobody else's data fits
+		// the history before this point any more.
+		r.Forks = nil
 		return ""
 	},
 	Timeline: func(r *Record, c Command) string {

@@ -33,6 +33,7 @@ func TestCommandsThatAreAllowedChangeTheRecordAsTheySay(t *testing.T) {
 			r.Epoch, r.InSync, r.Timeline, r.SwitchLSN = 2, []string{"a"}, 0, 0
 		}},
 		{"force", solo(t), Command{Kind: Force, By: "b", Node: "b"}, func(r *Record) {
+			r.Forks = nil
 			r.Epoch, r.Primary, r.InSync, r.Timeline, r.SwitchLSN = 2, "b", []string{"b"}, 0, 0
 		}},
 		{"pause", paired(t), Command{Kind: Pause, By: "b"}, func(r *Record) { r.Paused = true }},
@@ -231,5 +232,16 @@ func TestEncodedCommandsDecodeToThemselves(t *testing.T) {
 				t.Errorf("%s\n%s", b, d)
 			}
 		})
+	}
+}
+
+// A node that was away while the primary began timeline 3 promotes to a timeline 3 of its own when it is forced. The record takes
+// that, and remembers nothing to which the old primary's timeline 3 would seem to fit.
+func TestForcedNodeMayReuseATimelineThatItNeverSaw(t *testing.T) {
+	r := apply(t, solo(t), Command{Kind: Promote, By: "a", Node: "a"}, Command{Kind: Timeline, By: "a", Timeline: 3, SwitchLSN: 30})
+	r = apply(t, r, Command{Kind: Force, By: "b", Node: "b"}, Command{Kind: Timeline, By: "b", Timeline: 3, SwitchLSN: 20})
+	want := []Fork{{Epoch: r.Epoch, Primary: "b", Timeline: 3, SwitchLSN: 20}}
+	if diff := cmp.Diff(want, r.Forks); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -101,7 +101,7 @@ func checkStep(t *rapid.T, old, r *Record, c Command) {
 			t.Fatalf("forks out of order: %+v", r.Forks)
 		}
 	}
-	if n := len(r.Forks); n < len(old.Forks) || n > maxForks {
+	if n := len(r.Forks); n < len(old.Forks) && c.Kind != Force || n > maxForks {
 		t.Fatalf("%d forks after %d", n, len(old.Forks))
 	}
 	if n := len(r.History); n != min(len(old.History)+1, maxHistory) || r.History[n-1].Kind != c.Kind {
