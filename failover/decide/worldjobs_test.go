@@ -74,10 +74,7 @@ func (h *host) begin(j *job) bool {
 		h.engine = false
 		h.pending = nil
 	case ConnectSolo:
-		if h.pairing || h.memory.record.Paired() {
-			return false
-		}
-		h.proven = false
+		h.proven = false // the agent looks at the record once more here; this leaves it to decide alone
 	}
 	return true
 }
