@@ -78,7 +78,10 @@ var dataRuleCases = []ruleCase{
 	},
 	{
 		rule: "rebuild-by-clone", name: "rewound, and does not start", in: blankStandby, action: Clone, why: "did not help",
-		set: func(in *Input) { whole(in); in.Local.Role, in.Local.StartFailures, in.Local.RewoundEpoch = Stopped, 1, 1 },
+		set: func(in *Input) {
+			whole(in)
+			in.Local.Role, in.Local.StartFailures, in.Local.RewoundEpoch = Stopped, 1, 1
+		},
 		not: map[string]func(*Input){
 			"it has not been tried":           func(in *Input) { in.Local.StartFailures = 0 },
 			"it was not rewound":              func(in *Input) { in.Local.RewoundEpoch = 0 },
