@@ -27,11 +27,11 @@ func (c *testCluster) takeover(name string, since time.Time) time.Duration {
 }
 
 func TestLeaderLostWithoutAWordIsReplacedByTheOtherDataNode(t *testing.T) {
-	c, leader := startCluster(t, testPromise)
+	c, _ := startCluster(t, testPromise)
 	c.initialise()
 	var took []time.Duration
 	for range 3 {
-		leader = c.leader()
+		leader := c.leader()
 		standby := other(leader)
 		since := time.Now()
 		c.links.isolate(leader, true)

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Config is what a Node needs.
@@ -87,7 +88,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		Path:        filepath.Join(cfg.Dir, "raft.db"),
 		BoltOptions: &bolt.Options{Timeout: time.Second},
 	})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: another process holds it: is a kineshim or raftwitness with this data directory running?", cfg.Dir)
 	}
 	if err != nil {

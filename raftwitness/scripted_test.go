@@ -66,21 +66,6 @@ func (s *scripted) offer(to string, term uint64) error {
 	return s.wire.TimeoutNow(raft.ServerID(to), raft.ServerAddress(to), &raft.TimeoutNowRequest{RPCHeader: h}, &raft.TimeoutNowResponse{})
 }
 
-// requestVote asks to for its vote, with a log that is as good as any.
-func (s *scripted) requestVote(to string, term uint64, mark []byte) (raft.RequestVoteResponse, error) {
-	var resp raft.RequestVoteResponse
-	req := &raft.RequestVoteRequest{RPCHeader: s.header(), Term: term, Candidate: mark, LastLogIndex: 1000, LastLogTerm: 1000, LeadershipTransfer: mark != nil}
-	err := s.wire.RequestVote(raft.ServerID(to), raft.ServerAddress(to), req, &resp)
-	return resp, err
-}
-
-func (s *scripted) preVote(to string, term uint64) (raft.RequestPreVoteResponse, error) {
-	var resp raft.RequestPreVoteResponse
-	req := &raft.RequestPreVoteRequest{RPCHeader: s.header(), Term: term, LastLogIndex: 1000, LastLogTerm: 1000}
-	err := s.wire.RequestPreVote(raft.ServerID(to), raft.ServerAddress(to), req, &resp)
-	return resp, err
-}
-
 // answerVotes grants or refuses each vote and pre-vote until ctx ends, and reports the requests.
 func (s *scripted) answerVotes(ctx context.Context, grant func(raft.RPC) bool, seen func(at time.Duration, rpc raft.RPC)) {
 	for {

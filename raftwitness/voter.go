@@ -109,6 +109,7 @@ func (v *voter) TimeoutNow(id raft.ServerID, target raft.ServerAddress, req *raf
 func (v *voter) RequestVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	r := *req
 	if t := v.transfer.Load(); r.LeadershipTransfer && r.Term == t {
+		//lint:ignore SA1019 a field that Raft itself does not use any more is what is wanted
 		r.Candidate = markTransfer(t - 1)
 	} else if why := v.keeps(string(v.LocalAddr())); why != "" {
 		return fmt.Errorf("campaign in term %d: %s", r.Term, why)
@@ -204,6 +205,7 @@ func (v *voter) refuse(req *raft.RequestVoteRequest) string {
 		return "started less than a promise ago"
 	}
 	if req.LeadershipTransfer {
+		//lint:ignore SA1019 see RequestVote
 		if term, ok := readTransfer(req.Candidate); ok && req.Term == term+1 {
 			return ""
 		}

@@ -117,6 +117,7 @@ func (v *voterTest) heartbeat(from string, term uint64) {
 // vote asks for the vote and reports whether it is given; a vote that is refused must not have moved Raft.
 func (v *voterTest) vote(from string, term uint64, mark []byte) bool {
 	v.t.Helper()
+	//lint:ignore SA1019 the mark of a transfer travels there
 	a, reached := v.ask(&raft.RequestVoteRequest{RPCHeader: v.header(from), Term: term, Candidate: mark, LastLogIndex: 10, LastLogTerm: 5, LeadershipTransfer: mark != nil})
 	resp := a.Response.(*raft.RequestVoteResponse)
 	if resp.Granted != reached {

@@ -204,6 +204,21 @@ var scenarios = []struct {
 		w.must(t, "b serves", 20*second, w.servedBy("b"))
 		w.must(t, "armed", 60*second, w.armedUnder("b"))
 	}},
+	{"the primary comes back with another database", func(t *testing.T, w *world) {
+		w.kill("a")
+		w.hosts["a"].disk = disk{exists: true, whole: true, system: 99, timeline: 2, wal: w.hosts["a"].wal}
+		w.start("a")
+		w.must(t, "b serves", 20*second, w.servedBy("b"))
+		w.must(t, "armed", 60*second, w.armedUnder("b"))
+	}},
+	{"WAL flows again after the promotion is committed", func(t *testing.T, w *world) {
+		w.kill("a")
+		w.must(t, "promoted", 5*second, func() bool { return w.record.Primary == "b" })
+		w.hosts["b"].frozen = false
+		w.must(t, "b serves", 5*second, w.servedBy("b"))
+		w.start("a")
+		w.must(t, "armed", 60*second, w.armedUnder("b"))
+	}},
 	{"the standby loses its data", func(t *testing.T, w *world) {
 		w.kill("b")
 		w.hosts["b"].disk = disk{}

@@ -25,7 +25,6 @@ const (
 type osUser struct {
 	name     string
 	uid, gid int
-	home     string
 	// credential is nil when the programs run as the present user.
 	credential *syscall.Credential
 }
