@@ -219,6 +219,20 @@ var scenarios = []struct {
 		w.start("a")
 		w.must(t, "armed", 60*second, w.armedUnder("b"))
 	}},
+	{"a forced promotion of a node that has missed a timeline", func(t *testing.T, w *world) {
+		w.kill("b")
+		w.must(t, "a writes alone", 5*second, w.acknowledges())
+		w.kill("a")
+		w.start("a")
+		w.must(t, "a writes on its next timeline", 10*second, w.acknowledges())
+		w.kill("a")
+		w.start("b")
+		w.must(t, "b leads", 5*second, w.hosts["b"].leads)
+		w.hosts["b"].wish.Force = true
+		w.must(t, "b serves", 10*second, w.servedBy("b"))
+		w.start("a")
+		w.must(t, "armed", 60*second, w.armedUnder("b"))
+	}},
 	{"the standby loses its data", func(t *testing.T, w *world) {
 		w.kill("b")
 		w.hosts["b"].disk = disk{}

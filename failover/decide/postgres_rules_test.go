@@ -217,6 +217,15 @@ var roleRuleCases = []ruleCase{
 			},
 		},
 	},
+	{
+		rule: "follow", name: "what was begun with the walreceiver has not succeeded", in: pairedStandby, action: Follow, why: "the other node is the primary",
+		set: func(in *Input) { in.Local.Adrift, in.Local.Streaming = true, false },
+		not: map[string]func(*Input){
+			"it has":           func(in *Input) { in.Local.Adrift = false },
+			"this node leads":  leads,
+			"it is to promote": func(in *Input) { setRecord(in, failedOver()) },
+		},
+	},
 }
 
 // Rules of a primary's PostgreSQL.

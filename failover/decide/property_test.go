@@ -77,7 +77,7 @@ func randomInput(t *rapid.T) *Input {
 		LeaseLeft: rapid.SampledFrom([]time.Duration{0, ms}).Draw(t, "lease"), WitnessHeard: age("heard"), WitnessSilent: age("silent")}
 	in.Local = Local{
 		Role: role("role"), SystemID: system("system"), Timeline: timeline("timeline"), LSN: lsn("lsn"), MarkerEpoch: epoch("marker epoch"), MarkerTimeline: timeline("marker"),
-		PromotedEpoch: epoch("promoted"), PromotedLSN: lsn("promoted lsn"), Frozen: yes("frozen"), Streaming: yes("streaming"), NotStreaming: age("not streaming"), Served: yes("served"),
+		PromotedEpoch: epoch("promoted"), PromotedLSN: lsn("promoted lsn"), Frozen: yes("frozen"), Adrift: yes("adrift"), Streaming: yes("streaming"), NotStreaming: age("not streaming"), Served: yes("served"),
 		DownFor: age("down"), UnwellFor: rapid.SampledFrom([]time.Duration{0, 0, 4 * time.Second, time.Minute}).Draw(t, "unwell"), StartFailures: rapid.IntRange(0, 6).Draw(t, "failures"), RewoundEpoch: epoch("rewound"),
 		Session: often("session"), EpochCommitted: often("committed"), Engine: often("engine"), Solo: yes("solo"), StandbyStalled: rapid.SampledFrom([]time.Duration{0, 0, 1, time.Minute}).Draw(t, "stalled"),
 		StandbyStreams: often("streams"), LagBytes: rapid.SampledFrom([]uint64{0, joinLagBytes, joinLagBytes + 1}).Draw(t, "lag"), Proven: often("proven"), JoinBackoff: yes("backoff"),

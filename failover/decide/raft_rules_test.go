@@ -89,6 +89,16 @@ var proposalCases = []ruleCase{
 		set: func(in *Input) { in.Local.StandbyStalled = 1001 * ms },
 		not: map[string]func(*Input){
 			"it may only be late": func(in *Input) { in.Local.StandbyStalled = time.Second },
+			"this node may be the sick one, and the other can take over": func(in *Input) { in.Local.UnwellFor = 1 },
+		},
+	},
+	{
+		rule: "go-solo", name: "the standby acknowledges nothing, this node may be the sick one, and nobody can take over", in: pairedPrimary, action: Propose, kind: record.Solo, why: "has acknowledged nothing for 1s",
+		set: func(in *Input) {
+			in.Local.StandbyStalled, in.Local.UnwellFor, in.Peer.Role = 1001*ms, time.Second, Stopped
+		},
+		not: map[string]func(*Input){
+			"the other can take over": func(in *Input) { in.Peer.Role = Standby },
 		},
 	},
 	{

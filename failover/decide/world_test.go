@@ -72,7 +72,7 @@ type host struct {
 type memory struct {
 	record                                                                  record.Record // as applied here
 	confirmed, pairing, decided                                             bool
-	running, hung, frozen, streaming                                        bool
+	running, hung, frozen, adrift, streaming                                bool
 	session, committed, engine, solo, proven, slot, granted, standbyStreams bool
 	promotedEpoch, servedEpoch, rewoundEpoch, checkedEpoch                  uint64
 	promotedLSN                                                             record.LSN
@@ -240,7 +240,7 @@ func (h *host) input() *Input {
 	}
 	in.Local = Local{
 		Role: h.role(), SystemID: h.system, Timeline: h.timeline, LSN: h.lsn(), MarkerEpoch: h.markerEpoch, MarkerTimeline: h.markerTimeline,
-		PromotedEpoch: h.promotedEpoch, PromotedLSN: h.promotedLSN, Frozen: h.frozen, Streaming: h.streaming, NotStreaming: h.age(h.unstreamedSince),
+		PromotedEpoch: h.promotedEpoch, PromotedLSN: h.promotedLSN, Frozen: h.frozen, Adrift: h.adrift, Streaming: h.streaming, NotStreaming: h.age(h.unstreamedSince),
 		Served: rec.Initialised() && h.servedEpoch == rec.Epoch, DownFor: h.age(h.downSince), UnwellFor: h.age(h.unwellSince), StartFailures: h.startFailures, RewoundEpoch: h.rewoundEpoch,
 		Session: h.session, EpochCommitted: h.committed, Engine: h.engine, Solo: h.solo, StandbyStalled: h.age(h.stalledSince), Proven: h.proven, JoinBackoff: w.now < h.noJoinUntil, Slot: h.slot, Granted: h.granted,
 		StandbyStreams: h.standbyStreams,

@@ -67,6 +67,8 @@ func (h *host) begin(j *job) bool {
 		}
 	case Stop:
 		h.session = false
+	case Freeze, Follow:
+		h.frozen, h.adrift = false, true
 	case CommitEpoch:
 		h.append(0)
 		j.target = len(h.wal)
@@ -123,7 +125,7 @@ func (h *host) finish(j *job) bool {
 			h.system = systemID
 		}
 	case Start:
-		h.running, h.frozen, h.downSince, h.unstreamedSince = h.exists && h.whole, true, 0, w.now
+		h.running, h.frozen, h.adrift, h.downSince, h.unstreamedSince = h.exists && h.whole, true, false, 0, w.now
 		return h.running
 	case Stop:
 		h.stopped()
@@ -131,7 +133,7 @@ func (h *host) finish(j *job) bool {
 		if !h.running || primary {
 			return false
 		}
-		h.frozen, h.unstreamedSince = j.Action == Freeze, w.now
+		h.frozen, h.adrift, h.unstreamedSince = j.Action == Freeze, false, w.now
 		if h.frozen {
 			h.streaming = false
 		}
@@ -233,7 +235,7 @@ func (h *host) promote() bool {
 	h.promotedLSN = h.lsn()
 	h.timeline++
 	h.append(0)
-	h.markerEpoch, h.markerTimeline, h.promotedEpoch, h.frozen, h.streaming = r.Epoch, h.timeline, r.Epoch, false, false
+	h.markerEpoch, h.markerTimeline, h.promotedEpoch, h.frozen, h.adrift, h.streaming = r.Epoch, h.timeline, r.Epoch, false, false, false
 	h.forget()
 	return true
 }
@@ -256,7 +258,7 @@ func (h *host) stopped() {
 func (h *host) stepPostgres() {
 	p, w := h.w.hosts[h.other], h.w
 	was := h.streaming
-	h.streaming = h.running && !h.hung && h.promotedEpoch == 0 && !h.frozen && w.linked(h.name, p.name) && p.role() == Primary && !p.hung && p.slot && h.fits(p)
+	h.streaming = h.running && !h.hung && h.promotedEpoch == 0 && !h.frozen && !h.adrift && w.linked(h.name, p.name) && p.role() == Primary && !p.hung && p.slot && h.fits(p)
 	switch {
 	case h.streaming:
 		for i, e := range h.wal {

@@ -1,0 +1,152 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"kineshim/integration/cluster"
+	"kineshim/proto"
+)
+
+// create makes the key, through the node, as soon as that answers.
+func (r *rig) create(t *testing.T, node, key string) {
+	t.Helper()
+	r.eventually(t, "create "+key, func(ctx context.Context) error {
+		resp, err := r.clients[node].Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).Then(clientv3.OpPut(key, "value")).Commit()
+		if err == nil && !resp.Succeeded {
+			return errors.New("exists") // from an attempt whose answer was lost, which a fresh key cannot have
+		}
+		return err
+	})
+}
+
+// has asks the node for the key.
+func (r *rig) has(t *testing.T, node, key string) (found bool) {
+	t.Helper()
+	r.eventually(t, "get "+key, func(ctx context.Context) error {
+		resp, err := r.clients[node].Get(ctx, key)
+		if err == nil {
+			found = len(resp.Kvs) == 1
+		}
+		return err
+	})
+	return found
+}
+
+func (r *rig) eventually(t *testing.T, what string, try func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), failoverWithin)
+	defer cancel()
+	for {
+		once, done := context.WithTimeout(ctx, 2*time.Second)
+		err := try(once)
+		done()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// force promotes the node with the operator's word, once it may be.
+func (r *rig) force(t *testing.T, node string) *proto.PreviewForceResponse {
+	t.Helper()
+	control, err := r.Control(node)
+	must(t, err)
+	var preview *proto.PreviewForceResponse
+	r.eventually(t, "preview", func(ctx context.Context) error {
+		if preview, err = control.PreviewForce(ctx, &proto.PreviewForceRequest{Node: node}); err == nil && !preview.Possible {
+			err = errors.New(preview.Reason)
+		}
+		return err
+	})
+	if wrong, err := control.Promote(t.Context(), &proto.PromoteRequest{Node: node, Force: true, Confirm: "something else"}); err != nil || wrong.Done {
+		t.Fatalf("promoted without the confirmation: %v, %v", wrong, err)
+	}
+	done, err := control.Promote(t.Context(), &proto.PromoteRequest{Node: node, Force: true, Operator: "test", Confirm: preview.Confirm})
+	if err != nil || !done.Done {
+		t.Fatalf("promote by force: %v, %v", done, err)
+	}
+	return preview
+}
+
+// The standby misses a write, and with missTimeline a whole timeline of the primary's too; then the primary is lost. Nobody
+// takes over by itself; an operator may. The old primary comes back as a standby, without what only it had.
+func TestForcedPromotion(t *testing.T) {
+	for name, missTimeline := range map[string]bool{"behind": false, "behind by a timeline": true} {
+		t.Run(name, func(t *testing.T) {
+			r := armed(t)
+			p := r.primary(t)
+			standby := cluster.Other(p)
+			prefix := "/forced/" + strings.ReplaceAll(name, " ", "-") + "/"
+			r.create(t, p, prefix+"both")
+			must(t, r.KillNode(standby))
+			r.waitMode(t, p, "solo", failoverWithin)
+			if missTimeline {
+				must(t, r.KillNode(p))
+				r.start(t, p)
+			}
+			r.create(t, p, prefix+"lost")
+			must(t, r.KillNode(p))
+			r.start(t, standby)
+			if _, err := r.clients[standby].Get(t.Context(), prefix+"both"); err == nil {
+				t.Error("a node outside the in-sync set answered")
+			}
+			preview := r.force(t, standby)
+			t.Logf("preview: %v", preview)
+			if !r.has(t, standby, prefix+"both") || r.has(t, standby, prefix+"lost") {
+				t.Error("the forced node does not serve just what it had")
+			}
+			r.create(t, standby, prefix+"after")
+			r.start(t, p)
+			ctx, cancel := context.WithTimeout(t.Context(), armWithin)
+			defer cancel()
+			must(t, r.WaitArmed(ctx))
+			must(t, r.Switchover(ctx, p)) // what the old primary serves now is the forced node's history
+			if !r.has(t, p, prefix+"both") || !r.has(t, p, prefix+"after") || r.has(t, p, prefix+"lost") {
+				t.Error("the old primary came back with another history")
+			}
+		})
+	}
+}
+
+// While an operator has paused failover, a lost primary is not replaced; afterwards it is.
+func TestPauseSuspendsFailover(t *testing.T) {
+	r := armed(t)
+	p := r.primary(t)
+	standby := cluster.Other(p)
+	r.setPaused(t, standby, true) // asked of the standby, recorded by the leader
+	must(t, r.KillNode(p))
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if now := r.Primary(t.Context()); now == standby {
+			t.Fatal("the standby took over")
+		}
+	}
+	r.setPaused(t, standby, false)
+	r.eventually(t, standby+" takes over", func(ctx context.Context) error {
+		if r.Primary(ctx) != standby {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	r.start(t, p)
+}
+
+func (r *rig) setPaused(t *testing.T, via string, paused bool) {
+	t.Helper()
+	control, err := r.Control(via)
+	must(t, err)
+	r.eventually(t, "pause or resume", func(ctx context.Context) error {
+		_, err := control.SetPaused(ctx, &proto.SetPausedRequest{Paused: paused, Operator: "test"})
+		return err
+	})
+}
