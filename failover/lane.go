@@ -79,6 +79,8 @@ func (l *lane) offer(ctx context.Context, s decide.Step) {
 // preempts says whether the action that is wanted now is worth giving up the one under way.
 func preempts(wanted, running decide.Action) bool {
 	switch running {
+	case decide.DisconnectSolo, decide.EnsureSlot, decide.DropStale:
+		return wanted == decide.ConnectSolo // commits wait for it
 	case decide.ProveGating, decide.CommitEpoch, decide.OpenSession, decide.StartEngine, decide.Drain:
 		return wanted != decide.None
 	case decide.Clone, decide.Rewind, decide.Start, decide.Promote, decide.Freeze, decide.Follow:

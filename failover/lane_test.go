@@ -125,6 +125,8 @@ func TestPreemption(t *testing.T) {
 			got := preempts(wanted, running)
 			var want bool
 			switch running {
+			case decide.DisconnectSolo, decide.EnsureSlot, decide.DropStale:
+				want = wanted == decide.ConnectSolo
 			case decide.ProveGating, decide.CommitEpoch, decide.OpenSession, decide.StartEngine, decide.Drain:
 				want = wanted != decide.None
 			case decide.Clone, decide.Rewind, decide.Start, decide.Promote, decide.Freeze, decide.Follow:

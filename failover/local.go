@@ -204,6 +204,7 @@ func (a *Agent) noteStreaming(obs postgres.Observation) {
 	l := &a.local
 	if obs.WalReceiver.Status == "streaming" {
 		l.unstreamedSince = time.Time{}
+		l.rewoundEpoch = 0 // the rewind, if there was one, has done its work
 	} else if l.unstreamedSince.IsZero() {
 		l.unstreamedSince = time.Now()
 	}

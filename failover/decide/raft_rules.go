@@ -132,7 +132,7 @@ func (in *Input) soloBecause() string {
 		return "the standby is being stopped"
 	case in.Peer.Silent > in.Timing.ReplicationStall:
 		return fmt.Sprintf("the standby has been silent for %v", in.Timing.ReplicationStall)
-	case l.StandbyStalled > in.Timing.ReplicationStall && !(l.UnwellFor > 0 && in.CanHandOver()): // else who is sick is not clear
+	case l.StandbyStalled > in.Timing.ReplicationStall && !(l.UnwellFor > 0 && in.CanHandOver() && !in.Record.Paused): // else who is sick is not clear
 		return fmt.Sprintf("the standby has acknowledged nothing for %v", in.Timing.ReplicationStall)
 	case in.Raft.WitnessSilent > in.Timing.WitnessLostAfter:
 		return fmt.Sprintf("the witness has been silent for %v", in.Timing.WitnessLostAfter)

@@ -102,6 +102,16 @@ var proposalCases = []ruleCase{
 		},
 	},
 	{
+		rule: "go-solo", name: "the standby acknowledges nothing, this node may be the sick one, and failover is paused", in: pairedPrimary, action: Propose, kind: record.Solo, why: "has acknowledged nothing for 1s",
+		set: func(in *Input) {
+			pause(in)
+			in.Local.StandbyStalled, in.Local.UnwellFor = 1001*ms, time.Second
+		},
+		not: map[string]func(*Input){
+			"not paused": func(in *Input) { in.Record.Paused = false },
+		},
+	},
+	{
 		rule: "go-solo", name: "the witness is lost", in: pairedPrimary, action: Propose, kind: record.Solo, why: "the witness has been silent for 10s",
 		set: func(in *Input) { in.Raft.WitnessHeard, in.Raft.WitnessSilent = 10001*ms, 10001*ms },
 		not: map[string]func(*Input){"it may come back": func(in *Input) { in.Raft.WitnessSilent = 10 * time.Second }},
