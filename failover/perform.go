@@ -99,8 +99,8 @@ func (a *Agent) initDB(ctx context.Context) error {
 }
 
 // startStall is how long a start may show no progress: a data directory that waits for WAL which nobody has any more would
-// wait for ever.
-const startStall = 2 * time.Minute
+// wait for ever. A start that works changes what it shows with each WAL file; a large disk that is being synced may not.
+const startStall = 10 * time.Minute
 
 // start starts PostgreSQL as a standby of nobody.
 func (a *Agent) start(ctx context.Context) error {
