@@ -22,8 +22,10 @@ type link struct {
 	// left is set before the server can learn that the engine has said goodbye or has closed: what the server does then is
 	// no failure.
 	left atomic.Bool
-	// state is the transaction state of the last ReadyForQuery. It belongs to toClient.
+	// state is the transaction state of the last ReadyForQuery, fatal what PostgreSQL gave as its reason to end the
+	// connection. Both belong to toClient.
 	state byte
+	fatal string
 }
 
 func newLink(r *relay, client net.Conn) *link {
@@ -123,12 +125,17 @@ func (l *link) toClient(server net.Conn) {
 	}
 }
 
-// serverEnded counts the end of PostgreSQL's side, unless the engine has left before.
+// serverEnded counts the end of PostgreSQL's side, unless the engine has left before. If PostgreSQL has said why, that is
+// still the reason: it must not be hidden by what it led to.
 func (l *link) serverEnded(err error) {
 	if l.left.Load() || l.relay.ctx.Err() != nil {
 		return
 	}
-	l.relay.failures.add("the connection to PostgreSQL ended: " + err.Error())
+	why := l.fatal
+	if why == "" {
+		why = err.Error()
+	}
+	l.relay.failures.add("the connection to PostgreSQL ended: " + why)
 }
 
 // inspect looks at a message that PostgreSQL sends about a statement.
@@ -143,6 +150,9 @@ func (l *link) inspect(kind byte, body []byte) {
 	if err != nil {
 		l.relay.failures.add("PostgreSQL sent an error that cannot be read: " + err.Error())
 		return
+	}
+	if s := f.severity(); s == "FATAL" || s == "PANIC" {
+		l.fatal = f.String()
 	}
 	switch {
 	case kind == msgError && !l.harmless(f.sqlState()):
