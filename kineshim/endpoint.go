@@ -27,6 +27,8 @@ type Options struct {
 	Engine EngineFactory
 	// HeaderInfo fills response headers; nil leaves them as the engine made them. It is called on every answer.
 	HeaderInfo func() HeaderInfo
+	// MaxRequestBytes bounds a request as etcd's --max-request-bytes does; 0 is etcd's default, 1.5 MiB.
+	MaxRequestBytes int
 	// DialOptions are for the connection to the other node's peer address, above all its transport credentials. None means
 	// a connection without credentials.
 	DialOptions []grpc.DialOption

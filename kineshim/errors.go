@@ -23,12 +23,12 @@ var (
 	errTooManyCalls = rpctypes.ErrGRPCRequestTooManyRequests
 )
 
-// outcomeUnknown is appended to what a client reads when its request may have been done.
-const outcomeUnknown = "; whether the request was done is not known"
+// OutcomeUnknown is appended to what a client reads when its request may have been done.
+const OutcomeUnknown = "; whether the request was done is not known"
 
-// unavailable is how every request is refused that cannot be answered now. It has the code and the first words of etcd's
+// Unavailable is how every request is refused that cannot be answered now. It has the code and the first words of etcd's
 // ErrGRPCNoLeader, on which clients retry reads but not writes, and then says why.
-func unavailable(why string) error {
+func Unavailable(why string) error {
 	return status.Error(codes.Unavailable, rpctypes.ErrorDesc(rpctypes.ErrGRPCNoLeader)+": "+why)
 }
 
@@ -52,7 +52,7 @@ func engineError(err error) error {
 	if strings.HasSuffix(err.Error(), "is not supported") {
 		return status.Error(codes.Unimplemented, "etcdserver: "+err.Error())
 	}
-	return status.Error(codes.Unavailable, "etcdserver: the database could not answer: "+err.Error()+outcomeUnknown)
+	return status.Error(codes.Unavailable, "etcdserver: the database could not answer: "+err.Error()+OutcomeUnknown)
 }
 
 // contextError is the status of a request whose own context has ended.
@@ -69,7 +69,7 @@ func forwardError(ctx context.Context, err error, answered bool, target string, 
 		return err
 	}
 	if routeEnded {
-		return unavailable(errRouteEnded.Error() + outcomeUnknown)
+		return Unavailable(errRouteEnded.Error() + OutcomeUnknown)
 	}
 	if cause := ctx.Err(); cause != nil {
 		return contextError(cause)
@@ -78,5 +78,5 @@ func forwardError(ctx context.Context, err error, answered bool, target string, 
 	case codes.ResourceExhausted, codes.Unimplemented, codes.DeadlineExceeded:
 		return err // refused by the other server before any handler ran, or the client's own deadline
 	}
-	return unavailable("forwarding to " + target + ": " + s.Message() + outcomeUnknown)
+	return Unavailable("forwarding to " + target + ": " + s.Message() + OutcomeUnknown)
 }

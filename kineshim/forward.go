@@ -96,7 +96,7 @@ func (c *conns) close() error {
 func (e *Endpoint) forward(ctx context.Context, req any, method string, route Route) (any, error) {
 	conn, err := e.conns.get(route.Target)
 	if err != nil {
-		return nil, unavailable("forwarding to " + route.Target + ": " + err.Error())
+		return nil, Unavailable("forwarding to " + route.Target + ": " + err.Error())
 	}
 	out, cancel := e.outgoing(ctx, route)
 	defer cancel(nil)
@@ -116,7 +116,7 @@ func (e *Endpoint) forward(ctx context.Context, req any, method string, route Ro
 func (e *Endpoint) forwardStream(ss grpc.ServerStream, info *grpc.StreamServerInfo, route Route) error {
 	conn, err := e.conns.get(route.Target)
 	if err != nil {
-		return unavailable("forwarding to " + route.Target + ": " + err.Error())
+		return Unavailable("forwarding to " + route.Target + ": " + err.Error())
 	}
 	out, cancel := e.outgoing(ss.Context(), route)
 	defer cancel(nil)

@@ -62,7 +62,7 @@ func (h *health) Watch(r *healthpb.HealthCheckRequest, s grpc.ServerStreamingSer
 		case <-s.Context().Done():
 			return contextError(s.Context().Err())
 		case <-h.endpoint.closing:
-			return unavailable(errSessionEnded.Error())
+			return Unavailable(errSessionEnded.Error())
 		}
 	}
 }

@@ -37,8 +37,7 @@ func (e *Endpoint) interceptUnary(peer bool) grpc.UnaryServerInterceptor {
 		if !strings.HasPrefix(info.FullMethod, etcdServices) {
 			return handler(ctx, req)
 		}
-		md, _ := metadata.FromIncomingContext(ctx)
-		forwarded := peer || len(md.Get(forwardedKey)) > 0
+		forwarded := peer || len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
 		if forwarded {
 			// An error means that the call is over already; its client reads no trailer then.
 			_ = grpc.SetTrailer(ctx, metadata.Pairs(answeredKey, e.opt.Node))
@@ -48,11 +47,11 @@ func (e *Endpoint) interceptUnary(peer bool) grpc.UnaryServerInterceptor {
 		case route.Local:
 			return e.answer(ctx, req, info.FullMethod, handler)
 		case forwarded:
-			return nil, unavailable(errNotPrimary.Error())
+			return nil, Unavailable(errNotPrimary.Error())
 		case route.Target != "":
 			return e.forward(ctx, req, info.FullMethod, route)
 		}
-		return nil, unavailable(noRoute(route))
+		return nil, Unavailable(noRoute(route))
 	}
 }
 
@@ -62,8 +61,7 @@ func (e *Endpoint) interceptStream(peer bool) grpc.StreamServerInterceptor {
 		if !strings.HasPrefix(info.FullMethod, etcdServices) {
 			return handler(srv, ss)
 		}
-		md, _ := metadata.FromIncomingContext(ss.Context())
-		forwarded := peer || len(md.Get(forwardedKey)) > 0
+		forwarded := peer || len(metadata.ValueFromIncomingContext(ss.Context(), forwardedKey)) > 0
 		if forwarded {
 			ss.SetTrailer(metadata.Pairs(answeredKey, e.opt.Node))
 		}
@@ -72,11 +70,11 @@ func (e *Endpoint) interceptStream(peer bool) grpc.StreamServerInterceptor {
 		case route.Local:
 			return e.answerStream(srv, ss, route, handler)
 		case forwarded:
-			return unavailable(errNotPrimary.Error())
+			return Unavailable(errNotPrimary.Error())
 		case route.Target != "":
 			return e.forwardStream(ss, info, route)
 		}
-		return unavailable(noRoute(route))
+		return Unavailable(noRoute(route))
 	}
 }
 
@@ -89,15 +87,11 @@ func noRoute(r Route) string {
 
 // clientAuthority gives a forwarded call the authority that its client used, in place of the peer address.
 func clientAuthority(ctx context.Context) context.Context {
-	md, ok := metadata.FromIncomingContext(ctx)
-	if !ok {
-		return ctx
-	}
-	asked := md.Get(authorityKey)
+	asked := metadata.ValueFromIncomingContext(ctx, authorityKey)
 	if len(asked) == 0 {
 		return ctx
 	}
-	md = md.Copy()
+	md, _ := metadata.FromIncomingContext(ctx) // a copy
 	md.Set(":authority", asked...)
 	return metadata.NewIncomingContext(ctx, md)
 }

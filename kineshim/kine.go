@@ -215,9 +215,9 @@ func (e *kineEngine) Close() error {
 func (e *kineEngine) usable() error {
 	select {
 	case <-e.closed:
-		return unavailable(errSessionEnded.Error())
+		return Unavailable(errSessionEnded.Error())
 	case <-e.failed:
-		return unavailable(errEngineBroken.Error())
+		return Unavailable(errEngineBroken.Error())
 	default:
 		return nil
 	}
@@ -244,7 +244,7 @@ func asked[R any](ctx context.Context, e *kineEngine, write bool, call func() (R
 	}
 	unknown := ""
 	if write {
-		unknown = outcomeUnknown
+		unknown = OutcomeUnknown
 	}
 	before := e.failures.count()
 	answer, err := call()
@@ -252,10 +252,10 @@ func asked[R any](ctx context.Context, e *kineEngine, write bool, call func() (R
 		return none, ctx.Err()
 	}
 	if e.failures.count() != before {
-		return none, unavailable("the database failed during the request: " + e.failures.why() + unknown)
+		return none, Unavailable("the database failed during the request: " + e.failures.why() + unknown)
 	}
 	if e.usable() != nil {
-		return none, unavailable(errSessionEnded.Error() + unknown)
+		return none, Unavailable(errSessionEnded.Error() + unknown)
 	}
 	if err != nil {
 		return none, err
@@ -300,7 +300,7 @@ func (e *kineEngine) emptyRange(ctx context.Context, r *etcdserverpb.RangeReques
 		return nil, err
 	}
 	if n != 0 {
-		return nil, unavailable("kine's answers contradict one another")
+		return nil, Unavailable("kine's answers contradict one another")
 	}
 	return &etcdserverpb.RangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: revision}}, nil
 }

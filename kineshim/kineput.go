@@ -55,10 +55,10 @@ func (e *kineEngine) put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcd
 		}
 		// What kine calls a lost race may be a failed insert, even one that was done: it is not tried again.
 		if e.failures.count() != before || ctx.Err() != nil || now != nil && now.ModRevision == old.ModRevision {
-			return nil, unavailable("the database failed during the request" + outcomeUnknown)
+			return nil, Unavailable("the database failed during the request" + OutcomeUnknown)
 		}
 	}
-	return nil, unavailable("the key is written by too many at once; the request was not done")
+	return nil, Unavailable("the key is written by too many at once; the request was not done")
 }
 
 func putAnswer(revision int64, old *server.KeyValue) *etcdserverpb.PutResponse {

@@ -18,7 +18,7 @@ func (e *kineEngine) Watch(ws etcdserverpb.Watch_WatchServer) error {
 	result := make(chan error, 1)
 	// kine's handler may hang in a receive, which ends when this stream has ended.
 	err := e.begin(func() {
-		err := unavailable(errEngineBroken.Error())
+		err := Unavailable(errEngineBroken.Error())
 		defer func() { result <- err }()
 		err = e.KVServerBridge.Watch(stream)
 	})
@@ -31,9 +31,9 @@ func (e *kineEngine) Watch(ws etcdserverpb.Watch_WatchServer) error {
 	case <-failed:
 		return stream.failed()
 	case <-e.failed:
-		return unavailable(errEngineBroken.Error())
+		return Unavailable(errEngineBroken.Error())
 	case <-e.closed:
-		return unavailable(errSessionEnded.Error())
+		return Unavailable(errSessionEnded.Error())
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -53,7 +53,7 @@ type watchStream struct {
 func (s *watchStream) Context() context.Context { return s.ctx }
 
 func (s *watchStream) failed() error {
-	return unavailable("the database failed during the watch: " + s.engine.failures.why())
+	return Unavailable("the database failed during the watch: " + s.engine.failures.why())
 }
 
 // Send looks for failures after the events have been gathered: a failure is counted before kine can see it.

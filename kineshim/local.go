@@ -12,14 +12,14 @@ import (
 func (e *Endpoint) enter() (Token, *session, error) {
 	token, err := e.opt.Gate.Enter()
 	if err != nil {
-		return Token{}, nil, unavailable(err.Error())
+		return Token{}, nil, Unavailable(err.Error())
 	}
 	s := e.current.Load()
 	if s == nil {
-		return Token{}, nil, unavailable(errNoEngine.Error())
+		return Token{}, nil, Unavailable(errNoEngine.Error())
 	}
 	if token.Epoch != s.Epoch || token.Generation != s.Generation {
-		return Token{}, nil, unavailable(errOtherSession.Error())
+		return Token{}, nil, Unavailable(errOtherSession.Error())
 	}
 	return token, s, nil
 }
@@ -41,13 +41,18 @@ func (e *Endpoint) answer(ctx context.Context, req any, method string, handler g
 		return nil, err
 	}
 	write := !reads[method]
+	if s.inline {
+		response, err := handler(withEngine(clientAuthority(ctx), s.engine), req)
+		s.endCall()
+		return e.checked(ctx, token, write, outcome{response, err})
+	}
 	callCtx, cancel := callContext(ctx, s, write)
 	done := make(chan outcome, 1)
 	go func() {
 		defer s.endCall()
 		defer cancel()
 		// Replaced below unless the engine ends this goroutine, as kine does on what it calls fatal.
-		result := outcome{err: unavailable(errEngineBroken.Error() + outcomeUnknown)}
+		result := outcome{err: Unavailable(errEngineBroken.Error() + OutcomeUnknown)}
 		defer func() { done <- result }()
 		response, err := handler(callCtx, req)
 		result = outcome{response, err}
@@ -59,12 +64,17 @@ func (e *Endpoint) answer(ctx context.Context, req any, method string, handler g
 		// The client has gone. What it wrote is written or not, in the goroutine that the session owns.
 		return nil, contextError(ctx.Err())
 	}
+	return e.checked(ctx, token, write, result)
+}
+
+// checked is the answer if it may be given.
+func (e *Endpoint) checked(ctx context.Context, token Token, write bool, result outcome) (any, error) {
 	if err := e.opt.Gate.Check(token); err != nil {
 		why := errTokenDead.Error() + " before the answer could be given: " + err.Error()
 		if write {
-			why += outcomeUnknown
+			why += OutcomeUnknown
 		}
-		return nil, unavailable(why)
+		return nil, Unavailable(why)
 	}
 	if result.err != nil {
 		return nil, answerError(ctx, result.err, write)
@@ -95,9 +105,9 @@ func answerError(ctx context.Context, err error, write bool) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		why := "the engine was stopped, or took too long"
 		if write {
-			why += outcomeUnknown
+			why += OutcomeUnknown
 		}
-		return unavailable(why)
+		return Unavailable(why)
 	}
 	return engineError(err)
 }

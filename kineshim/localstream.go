@@ -31,7 +31,7 @@ func (e *Endpoint) answerStream(srv any, ss grpc.ServerStream, route Route, hand
 	result := make(chan error, 1)
 	go func() {
 		defer s.endStream()
-		err := unavailable(errEngineBroken.Error())
+		err := Unavailable(errEngineBroken.Error())
 		defer func() {
 			result <- err
 			cancel(nil)
@@ -77,11 +77,11 @@ func streamError(client, inner context.Context, err error) error {
 	}
 	for _, cause := range []error{errTokenDead, errRouteEnded, errSessionEnded, errEngineBroken} {
 		if errors.Is(context.Cause(inner), cause) {
-			return unavailable(cause.Error())
+			return Unavailable(cause.Error())
 		}
 	}
 	if errors.Is(err, context.Canceled) {
-		return unavailable(errSessionEnded.Error())
+		return Unavailable(errSessionEnded.Error())
 	}
 	return engineError(err)
 }
@@ -112,7 +112,7 @@ func (s *localStream) SendMsg(m any) error {
 func (s *localStream) pass() error {
 	for range maxWaits {
 		if s.ctx.Err() != nil {
-			return unavailable(errSessionEnded.Error())
+			return Unavailable(errSessionEnded.Error())
 		}
 		gate := s.endpoint.opt.Gate
 		if gate.Check(s.token) == nil {
@@ -123,5 +123,5 @@ func (s *localStream) pass() error {
 		}
 	}
 	s.cancel(errTokenDead)
-	return unavailable(errTokenDead.Error())
+	return Unavailable(errTokenDead.Error())
 }

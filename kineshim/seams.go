@@ -83,6 +83,15 @@ type Engine interface {
 	Close() error
 }
 
+// InlineEngine is an Engine whose unary calls run in the goroutine of their request, with its context: none of them ends its
+// goroutine, and a context that ends, ends the wait for a write and never the write. Calls of other engines run in goroutines
+// of their own, writes with contexts that no client ends.
+type InlineEngine interface {
+	Engine
+	// Inline does nothing: it is the engine's word.
+	Inline()
+}
+
 // EngineFactory starts an engine on a PostgreSQL that serves the session's epoch. ctx bounds the start, not the engine.
 type EngineFactory func(ctx context.Context, s Session) (Engine, error)
 

@@ -13,9 +13,13 @@ import (
 )
 
 const (
-	// maxRequestBytes is what etcd receives at most by default: 1.5 MiB and half a MiB for gRPC's overhead
-	// (etcd's --max-request-bytes and its grpcOverheadBytes).
-	maxRequestBytes = 3*1024*1024/2 + 512*1024
+	// defaultMaxRequestBytes is etcd's default of --max-request-bytes, and overheadBytes what it allows gRPC on top of it
+	// (grpcOverheadBytes).
+	defaultMaxRequestBytes = 3 * 1024 * 1024 / 2
+	overheadBytes          = 512 * 1024
+	// streamWorkers are goroutines that serve calls one after the other: their stacks have grown once and for all. Calls that
+	// find none free, as when all hold watches, get a goroutine of their own.
+	streamWorkers = 64
 	// minKeepalive is how often a client may ping; etcd's --grpc-keepalive-min-time.
 	minKeepalive = 5 * time.Second
 )
@@ -28,9 +32,14 @@ func (e *Endpoint) ClientServerOptions() []grpc.ServerOption { return e.serverOp
 func (e *Endpoint) PeerServerOptions() []grpc.ServerOption { return e.serverOptions(true) }
 
 func (e *Endpoint) serverOptions(peer bool) []grpc.ServerOption {
+	maxRequest := e.opt.MaxRequestBytes
+	if maxRequest == 0 {
+		maxRequest = defaultMaxRequestBytes
+	}
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(e.codec),
-		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxRecvMsgSize(maxRequest + overheadBytes),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.ChainUnaryInterceptor(e.interceptUnary(peer)),
 		grpc.ChainStreamInterceptor(e.interceptStream(peer)),
@@ -65,7 +74,7 @@ func call[Q, R any](ctx context.Context, req Q, method func(Engine, context.Cont
 	engine, ok := ctx.Value(engineKey{}).(Engine)
 	if !ok {
 		var none R
-		return none, unavailable(errNoEngine.Error())
+		return none, Unavailable(errNoEngine.Error())
 	}
 	return method(engine, ctx, req)
 }
@@ -158,7 +167,7 @@ func (services) Downgrade(ctx context.Context, r *etcdserverpb.DowngradeRequest)
 func stream[S grpc.ServerStream](s S, method func(Engine, S) error) error {
 	engine, ok := s.Context().Value(engineKey{}).(Engine)
 	if !ok {
-		return unavailable(errNoEngine.Error())
+		return Unavailable(errNoEngine.Error())
 	}
 	return method(engine, s)
 }

@@ -20,6 +20,7 @@ const (
 type session struct {
 	Session
 	engine Engine
+	inline bool // the engine is an InlineEngine
 	// ctx ends with the session; its cause says why.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -34,7 +35,8 @@ type session struct {
 
 func newSession(s Session, engine Engine) *session {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	return &session{Session: s, engine: engine, ctx: ctx, cancel: cancel, drained: make(chan struct{})}
+	_, inline := engine.(InlineEngine)
+	return &session{Session: s, engine: engine, inline: inline, ctx: ctx, cancel: cancel, drained: make(chan struct{})}
 }
 
 // beginCall counts a unary call in, or says why it may not begin.
@@ -42,7 +44,7 @@ func (s *session) beginCall() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return unavailable(errSessionEnded.Error())
+		return Unavailable(errSessionEnded.Error())
 	}
 	if s.calls >= maxCalls {
 		return errTooManyCalls
@@ -58,7 +60,7 @@ func (s *session) beginStream() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return unavailable(errSessionEnded.Error())
+		return Unavailable(errSessionEnded.Error())
 	}
 	s.streams++
 	return nil
