@@ -225,14 +225,14 @@ func TestKineNoFalseCompareFailureWhenPostgreSQLIsKilled(t *testing.T) {
 	for round := range 4 {
 		stop := updaters(t, n.client, fmt.Sprintf("/kill%d", round), 8)
 		time.Sleep(100 * time.Millisecond) // load, for long enough to hit it at any point
-		pg.kill()
+		pg.Kill()
 		done, failed := stop()
 		if failed != 8 {
 			t.Errorf("round %d: %d updates done, %d of 8 workers saw an error", round, done, failed)
 		}
 		n.router.to(Route{Why: "PostgreSQL has died"})
 		n.endpoint.StopEngine()
-		if err := pg.start(); err != nil {
+		if err := pg.Resume(); err != nil {
 			t.Fatal(err)
 		}
 		n.leadKine(t, pg, database)
