@@ -16,6 +16,8 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X k
 PRODUCTS := ./cmd/kineshim ./cmd/raftwitness ./cmd/shimctl
 LAB := ./integration/cmd/devcluster ./integration/cmd/kv
 TOOLS := bin/tools
+# The product, and the modules that hold what only tests need.
+MODULES := . integration/oracle integration/kubernetes integration/peers
 
 .PHONY: help
 help: ## list the targets
@@ -53,7 +55,7 @@ cross: ## build the three binaries for linux amd64, arm64, armv7 and armv6 into 
 .PHONY: lint
 lint: $(TOOLS)/staticcheck ## gofmt, go vet and staticcheck
 	@bad=$$(gofmt -l .); if [[ -n $$bad ]]; then echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; fi
-	@echo "go vet ./..."; go vet ./...
+	@for module in $(MODULES); do echo "go vet $$module/..."; go -C $$module vet ./... || exit 1; done
 	@echo "staticcheck ./..."; $(TOOLS)/staticcheck ./...
 
 .PHONY: proto
@@ -73,9 +75,21 @@ failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-no
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/failoverbench
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/failoverbench --rounds $(or $(ROUNDS),50) --out $(or $(OUT),failover.jsonl) $(if $(KINDS),--kinds $(KINDS))
 
+.PHONY: bench
+bench: setup build ## kineshim beside etcd and kine: QUICK=1 for what is to be reached, in 6 minutes; results in OUT=bench.jsonl
+	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/peerbench ./integration/cmd/kineserver
+	@CGO_ENABLED=0 go -C integration/peers build -trimpath -buildvcs=false -ldflags "-s -w" -o "$(abspath $(BIN))/etcd" go.etcd.io/etcd/server/v3
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/peerbench --out $(or $(OUT),bench.jsonl) $(if $(filter-out 0,$(QUICK)),--quick) $(BENCHFLAGS)
+
+.PHONY: e2e
+e2e: setup ## Kubernetes' own storage tests against kineshim (also part of `make test`)
+	@integration/kubernetes/run.sh $(TESTFLAGS)
+
 .PHONY: soak
-soak: setup build ## the failover tests many times over, in their long form: ROUNDS=10
+soak: setup build ## failover tests many times over, in their long form (ROUNDS=10), then the oracle's random sequences (CHECKS=100000)
+	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/engineserver
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 KINESHIM_ROUNDS=$(or $(ROUNDS),10) go test ./integration -count=1 -timeout 24h -v $(TESTFLAGS)
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" ORACLE_CHECKS=$(or $(CHECKS),100000) go -C integration/oracle test -count=1 -timeout 24h -v $(TESTFLAGS) ./...
 
 .PHONY: clean
 clean: ## stop the cluster of `make run`; remove run/, bin/, dist/

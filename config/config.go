@@ -26,8 +26,10 @@ type Node struct {
 	DataDir string `yaml:"data_dir"`
 	// ClientListen is where the etcd API is served to the k3s beside the node.
 	ClientListen string `yaml:"client_listen"`
-	// Engine answers the etcd API on the primary: "kine".
+	// Engine answers the etcd API on the primary: EngineNative or EngineKine.
 	Engine string `yaml:"engine"`
+	// Native sets the native engine up.
+	Native Native `yaml:"native"`
 	// ControlSocket is where shimctl reaches the node; "" is control.sock in DataDir.
 	ControlSocket string `yaml:"control_socket"`
 	// Members says how the three voters reach one another, by name.
@@ -59,6 +61,18 @@ type Postgres struct {
 	Settings map[string]string `yaml:"settings,omitempty"`
 	// SlotKeep caps the WAL kept for an absent standby, in PostgreSQL's units; "" is 2GB.
 	SlotKeep string `yaml:"slot_keep,omitempty"`
+}
+
+// Native sets the native engine up. Zero is the default.
+type Native struct {
+	// CacheBytes bounds the values that are kept in memory.
+	CacheBytes int64 `yaml:"cache_bytes,omitempty"`
+	// MaxRequestBytes and MaxTxnOps are etcd's limits of the same names.
+	MaxRequestBytes int `yaml:"max_request_bytes,omitempty"`
+	MaxTxnOps       int `yaml:"max_txn_ops,omitempty"`
+	// AutoCompactionRetention is how long superseded revisions are kept before the engine compacts by itself; 0: it does not,
+	// as Kubernetes does it.
+	AutoCompactionRetention time.Duration `yaml:"auto_compaction_retention,omitempty"`
 }
 
 // Timing holds the durations that decide how fast a failure is noticed. Zero is the default.
@@ -96,11 +110,20 @@ const (
 	DefaultWitnessLostAfter = 10 * time.Second
 	DefaultClientListen     = "127.0.0.1:2379"
 	DefaultSlotKeep         = "2GB"
+	DefaultCacheBytes       = 256 << 20
+	DefaultMaxRequestBytes  = 3 * 1024 * 1024 / 2
+	DefaultMaxTxnOps        = 128
+)
+
+// The engines.
+const (
+	EngineNative = "native"
+	EngineKine   = "kine"
 )
 
 // LoadNode reads and validates a data node's file.
 func LoadNode(path string) (Node, error) {
-	n := Node{ClientListen: DefaultClientListen, Engine: "kine"}
+	n := Node{ClientListen: DefaultClientListen, Engine: EngineNative}
 	if err := load(path, &n); err != nil {
 		return n, err
 	}
@@ -146,6 +169,9 @@ func (n *Node) setDefaults() {
 	if n.Postgres.SlotKeep == "" {
 		n.Postgres.SlotKeep = DefaultSlotKeep
 	}
+	setInt(&n.Native.CacheBytes, DefaultCacheBytes)
+	setInt(&n.Native.MaxRequestBytes, DefaultMaxRequestBytes)
+	setInt(&n.Native.MaxTxnOps, DefaultMaxTxnOps)
 	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
 	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
 	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
@@ -154,6 +180,12 @@ func (n *Node) setDefaults() {
 func setDuration(d *time.Duration, def time.Duration) {
 	if *d == 0 {
 		*d = def
+	}
+}
+
+func setInt[N int | int64](n *N, def N) {
+	if *n == 0 {
+		*n = def
 	}
 }
 
@@ -199,9 +231,10 @@ func (n *Node) Validate() error {
 	if host, _, err := net.SplitHostPort(n.ClientListen); err == nil && !loopback(host) {
 		m.add("client_listen", "%q is not a loopback address; the endpoint has no TLS yet, so only the k3s on this machine may reach it", n.ClientListen)
 	}
-	if n.Engine != "kine" {
-		m.add("engine", "%q is not known; use kine", n.Engine)
+	if n.Engine != EngineNative && n.Engine != EngineKine {
+		m.add("engine", "%q is not known; use native or kine", n.Engine)
 	}
+	m.native(n.Native)
 	m.members(n)
 	m.timing(n.Timing)
 	m.log(n.Log)
@@ -259,6 +292,32 @@ func (m *mistakes) timing(t Timing) {
 		if d.v < d.from || d.v > d.to {
 			m.add(d.key, "%v is outside %v to %v", d.v, d.from, d.to)
 		}
+	}
+}
+
+// Bounds of Native. A cache below a few MiB holds too little to be worth its memory; PostgreSQL takes no value above 1 GB.
+const (
+	minCache, maxCache     = 8 << 20, 1 << 40
+	minRequest, maxRequest = 1 << 10, 256 << 20
+	minOps, maxOps         = 1, 100_000
+	minRetention           = time.Minute
+)
+
+func (m *mistakes) native(n Native) {
+	for _, v := range []struct {
+		key         string
+		v, from, to int64
+	}{
+		{"native.cache_bytes", n.CacheBytes, minCache, maxCache},
+		{"native.max_request_bytes", int64(n.MaxRequestBytes), minRequest, maxRequest},
+		{"native.max_txn_ops", int64(n.MaxTxnOps), minOps, maxOps},
+	} {
+		if v.v < v.from || v.v > v.to {
+			m.add(v.key, "%d is outside %d to %d", v.v, v.from, v.to)
+		}
+	}
+	if d := n.AutoCompactionRetention; d != 0 && d < minRetention {
+		m.add("native.auto_compaction_retention", "%v is less than %v; 0 leaves compaction to the clients", d, minRetention)
 	}
 }
 

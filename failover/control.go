@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"time"
 
 	"kineshim/failover/decide"
@@ -19,11 +20,69 @@ import (
 type ControlServer struct {
 	pb.UnimplementedControlServer
 	Agent *Agent
+	// Restorer puts a snapshot in place of all data; nil: this node cannot.
+	Restorer Restorer
+	// ClientAddress is the host:port at which clients on this machine reach the etcd API; "": it is not told.
+	ClientAddress string
+}
+
+// RestoreOptions say how a snapshot is restored.
+type RestoreOptions struct {
+	// Replace allows it although there are keys, which are lost then. KeepRevision goes on at the snapshot's revision if the
+	// store has not reached it.
+	Replace, KeepRevision bool
+}
+
+// Restorer puts a snapshot in place of all data, on the primary. Its errors are gRPC statuses.
+type Restorer interface {
+	Restore(ctx context.Context, snapshot io.Reader, o RestoreOptions) (keys, revision int64, err error)
 }
 
 // Status is this node's view of the cluster.
 func (s ControlServer) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
-	return s.Agent.status(), nil
+	r := s.Agent.status()
+	r.ClientAddress = s.ClientAddress
+	return r, nil
+}
+
+// Restore hands a snapshot to this node's Restorer.
+func (s ControlServer) Restore(stream pb.Control_RestoreServer) error {
+	if s.Restorer == nil {
+		return status.Error(codes.Unimplemented, "this node restores no snapshots")
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	s.Agent.log.Warn("an operator restores a snapshot", "operator", first.Operator, "replace", first.Replace, "keepRevision", first.KeepRevision)
+	keys, revision, err := s.Restorer.Restore(stream.Context(), &uploaded{stream: stream, rest: first.Data},
+		RestoreOptions{Replace: first.Replace, KeepRevision: first.KeepRevision})
+	if err != nil {
+		s.Agent.log.Warn("the snapshot was not restored", "operator", first.Operator, "error", err)
+		return err
+	}
+	return stream.SendAndClose(&pb.RestoreResponse{Keys: keys, Revision: revision, TookMs: time.Since(began).Milliseconds()})
+}
+
+// uploaded is the data of a stream as an io.Reader.
+type uploaded struct {
+	stream pb.Control_RestoreServer
+	rest   []byte
+}
+
+// Read returns io.EOF when the client has sent all.
+func (u *uploaded) Read(p []byte) (int, error) {
+	for len(u.rest) == 0 {
+		m, err := u.stream.Recv()
+		if err != nil {
+			return 0, err
+		}
+		u.rest = m.Data
+	}
+	n := copy(p, u.rest)
+	u.rest = u.rest[n:]
+	return n, nil
 }
 
 // Promote is a switchover or a forced promotion.

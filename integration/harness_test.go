@@ -1,6 +1,7 @@
 // Package integration tries whole clusters of real processes: what is killed, frozen or stopped must cost a pause, and nothing else.
 //
 // KINESHIM_ROUNDS repeats each test (default 1). KINESHIM_LONG=1 makes freezes and idle times as long as they should be.
+// KINESHIM_ENGINE is the engine of the data nodes, native by default.
 // KINESHIM_KEEP=1 keeps the directory of a cluster whose test failed. KINESHIM_BIN_DIR has the binaries; else they are built.
 package integration
 
@@ -150,7 +151,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	log := &testLog{t: t}
-	c, err := cluster.New(ctx, dir, cluster.Options{Binaries: lab.binaries, JSONLogs: true, Log: slog.New(slog.NewTextHandler(log, nil))})
+	c, err := cluster.New(ctx, dir, cluster.Options{Binaries: lab.binaries, Engine: engine(), JSONLogs: true, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		os.RemoveAll(dir)
 		t.Fatal(err)

@@ -3,7 +3,9 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,9 +20,15 @@ const (
 	loadAtMost  = 5 * time.Minute
 )
 
-// enginePromises is what the engine keeps beyond what every engine must. Not HeaderRevision: kine answers a refused write with a revision that it remembers, which is
-// older now and then than what it has acknowledged.
-var enginePromises = ledger.Promises{}
+// engine is the engine of the clusters under test; empty: the default one.
+func engine() string { return os.Getenv("KINESHIM_ENGINE") }
+
+// enginePromises is what the engine keeps beyond what every engine must. kine answers a refused write with a revision that it
+// remembers, which is older now and then than what it has acknowledged; see ExactDelete for the rest.
+func enginePromises() ledger.Promises {
+	own := engine() != "kine"
+	return ledger.Promises{HeaderRevision: own, ExactDelete: own}
+}
 
 // load is a load under way, with a watch on both gates.
 type load struct {
@@ -31,6 +39,15 @@ type load struct {
 	stop   context.CancelFunc
 	done   chan error
 	gates  *cluster.GateWatch
+	// watches go on through all that happens, until they have seen the mark.
+	watches []chan watched
+	mark    atomic.Int64
+}
+
+// watched is what a watch under way came to.
+type watched struct {
+	history ledger.History
+	err     error
 }
 
 // startLoad begins a load and returns when writes are acknowledged.
@@ -57,14 +74,54 @@ func (r *rig) startLoad(t *testing.T) *load {
 	loadCtx, l.stop = context.WithCancel(context.Background())
 	work := ledger.Load{Endpoints: endpoints, Recorder: rec, Prefix: l.prefix, Workers: loadWorkers, Duration: loadAtMost, Think: loadThink, Seed: uint64(r.tests)}
 	go func() { l.done <- work.Run(loadCtx) }()
+	if engine() != "kine" { // kine loses events under load by itself
+		l.watch(loadCtx)
+	}
 	t.Cleanup(func() { // if the test ended without finish
 		l.stop()
+		l.mark.CompareAndSwap(0, 1) // ends the watches
 		l.gates.Stop()
 		_ = rec.Close()
 	})
 	l.waitWrite(t, "", checkWithin)
 	l.run(time.Second)
 	return l
+}
+
+// watch starts a watch of everything through each node. One that breaks off begins again where it was, as Kubernetes' do.
+func (l *load) watch(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	for _, node := range cluster.DataNodes {
+		ended := make(chan watched, 1)
+		l.watches = append(l.watches, ended)
+		client := l.r.clients[node]
+		go func() { // ends when it has seen the mark, or with the bound
+			ctx, cancel := context.WithTimeout(ctx, loadAtMost+checkWithin)
+			defer cancel()
+			h, err := ledger.WatchUntil(ctx, "watch through "+node, client, l.prefix, l.from, l.mark.Load)
+			ended <- watched{h, err}
+		}()
+	}
+}
+
+// histories ends the watches at the mark.
+func (l *load) histories(t *testing.T, mark int64) []ledger.History {
+	t.Helper()
+	l.mark.Store(mark)
+	var all []ledger.History
+	for _, ended := range l.watches {
+		select {
+		case w := <-ended:
+			if w.err != nil {
+				t.Error(w.err)
+			}
+			all = append(all, w.history)
+		case <-time.After(checkWithin):
+			t.Errorf("a watch has not seen revision %d within %s", mark, checkWithin)
+		}
+	}
+	l.watches = nil
+	return all
 }
 
 func (r *rig) endpoint(node string) ledger.Endpoint {
@@ -155,8 +212,8 @@ func (l *load) check(t *testing.T) {
 		if node == cluster.DataNodes[0] {
 			t.Log(ledger.Summarise(entries))
 		}
-		in := ledger.Input{Entries: entries, Prefix: l.prefix, Final: final, Histories: []ledger.History{history}}
-		for _, v := range ledger.Check(in, enginePromises) {
+		in := ledger.Input{Entries: entries, Prefix: l.prefix, Final: final, Histories: append(l.histories(t, mark.Revision), history)}
+		for _, v := range ledger.Check(in, enginePromises()) {
 			t.Errorf("through %s: %s", node, v)
 		}
 	}

@@ -28,7 +28,7 @@ func TestStoppedClusterIsResumed(t *testing.T) {
 	}
 
 	urls := map[string]string{cluster.A: r.ClientURL(cluster.A), cluster.B: r.ClientURL(cluster.B)}
-	again, err := cluster.New(ctx, r.Dir(), cluster.Options{Binaries: lab.binaries, JSONLogs: true})
+	again, err := cluster.New(ctx, r.Dir(), cluster.Options{Binaries: lab.binaries, Engine: engine(), JSONLogs: true})
 	must(t, err)
 	must(t, r.Abandon()) // its connections; nothing of it runs
 	r.Cluster = again
@@ -41,7 +41,7 @@ func TestStoppedClusterIsResumed(t *testing.T) {
 	after, err := l.rec.ReadFinal(ctx, r.endpoint(cluster.B).Store, l.prefix, checkWithin)
 	must(t, err)
 	for _, final := range []*ledger.Entry{before, after} {
-		for _, v := range ledger.Check(ledger.Input{Entries: l.rec.Entries(), Prefix: l.prefix, Final: final}, enginePromises) {
+		for _, v := range ledger.Check(ledger.Input{Entries: l.rec.Entries(), Prefix: l.prefix, Final: final}, enginePromises()) {
 			t.Error(v)
 		}
 	}

@@ -1013,6 +1013,134 @@ func (x *HistoryResponse) GetEvents() []*HistoryEvent {
 	return nil
 }
 
+type RestoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replace       bool                   `protobuf:"varint,1,opt,name=replace,proto3" json:"replace,omitempty"`                               // throw away the keys that are there; without it they are a reason to refuse
+	KeepRevision  bool                   `protobuf:"varint,2,opt,name=keep_revision,json=keepRevision,proto3" json:"keep_revision,omitempty"` // go on at the snapshot's revision if the store has not reached it: no client may have seen a later one
+	Operator      string                 `protobuf:"bytes,3,opt,name=operator,proto3" json:"operator,omitempty"`                              // who asks, for the log
+	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRequest) Reset() {
+	*x = RestoreRequest{}
+	mi := &file_kineshim_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRequest) ProtoMessage() {}
+
+func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RestoreRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *RestoreRequest) GetKeepRevision() bool {
+	if x != nil {
+		return x.KeepRevision
+	}
+	return false
+}
+
+func (x *RestoreRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *RestoreRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          int64                  `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // the current one now; all before it is compacted
+	TookMs        int64                  `protobuf:"varint,3,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreResponse) Reset() {
+	*x = RestoreResponse{}
+	mi := &file_kineshim_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreResponse) ProtoMessage() {}
+
+func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RestoreResponse) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetTookMs() int64 {
+	if x != nil {
+		return x.TookMs
+	}
+	return 0
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1021,7 +1149,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1161,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1174,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{13}
+	return file_kineshim_proto_rawDescGZIP(), []int{15}
 }
 
 type NodeStatus struct {
@@ -1067,7 +1195,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1207,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1220,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{14}
+	return file_kineshim_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1182,15 +1310,16 @@ type StatusResponse struct {
 	Leader        string                 `protobuf:"bytes,13,opt,name=leader,proto3" json:"leader,omitempty"` // Raft leader as seen here
 	Term          uint64                 `protobuf:"varint,14,opt,name=term,proto3" json:"term,omitempty"`
 	Version       string                 `protobuf:"bytes,15,opt,name=version,proto3" json:"version,omitempty"`
-	Busy          string                 `protobuf:"bytes,16,opt,name=busy,proto3" json:"busy,omitempty"`                // a switchover or another decision under way
-	Synchronous   bool                   `protobuf:"varint,17,opt,name=synchronous,proto3" json:"synchronous,omitempty"` // every commit waits for the standby, whatever the record says: a forced promotion would lose nothing
+	Busy          string                 `protobuf:"bytes,16,opt,name=busy,proto3" json:"busy,omitempty"`                                        // a switchover or another decision under way
+	ClientAddress string                 `protobuf:"bytes,18,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"` // host:port at which the node that answers serves the etcd API to clients on its machine
+	Synchronous   bool                   `protobuf:"varint,17,opt,name=synchronous,proto3" json:"synchronous,omitempty"`                         // every commit waits for the standby, whatever the record says: a forced promotion would lose nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1331,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1344,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{15}
+	return file_kineshim_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -1330,6 +1459,13 @@ func (x *StatusResponse) GetBusy() string {
 	return ""
 }
 
+func (x *StatusResponse) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
 func (x *StatusResponse) GetSynchronous() bool {
 	if x != nil {
 		return x.Synchronous
@@ -1427,7 +1563,16 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\"D\n" +
 	"\x0fHistoryResponse\x121\n" +
-	"\x06events\x18\x01 \x03(\v2\x19.kineshim.v1.HistoryEventR\x06events\"\x0f\n" +
+	"\x06events\x18\x01 \x03(\v2\x19.kineshim.v1.HistoryEventR\x06events\"\x7f\n" +
+	"\x0eRestoreRequest\x12\x18\n" +
+	"\areplace\x18\x01 \x01(\bR\areplace\x12#\n" +
+	"\rkeep_revision\x18\x02 \x01(\bR\fkeepRevision\x12\x1a\n" +
+	"\boperator\x18\x03 \x01(\tR\boperator\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"Z\n" +
+	"\x0fRestoreResponse\x12\x12\n" +
+	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x17\n" +
+	"\atook_ms\x18\x03 \x01(\x03R\x06tookMs\"\x0f\n" +
 	"\rStatusRequest\"\x9a\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
@@ -1441,7 +1586,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"\tlag_known\x18\b \x01(\bR\blagKnown\x12\x16\n" +
 	"\x06health\x18\t \x01(\tR\x06health\x12\x17\n" +
 	"\ain_sync\x18\n" +
-	" \x01(\bR\x06inSync\"\xcc\x03\n" +
+	" \x01(\bR\x06inSync\"\xf3\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
@@ -1460,20 +1605,22 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x06leader\x18\r \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x0e \x01(\x04R\x04term\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\tR\aversion\x12\x12\n" +
-	"\x04busy\x18\x10 \x01(\tR\x04busy\x12 \n" +
+	"\x04busy\x18\x10 \x01(\tR\x04busy\x12%\n" +
+	"\x0eclient_address\x18\x12 \x01(\tR\rclientAddress\x12 \n" +
 	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous2\xac\x02\n" +
 	"\x04Peer\x12:\n" +
 	"\bExchange\x12\x16.kineshim.v1.NodeState\x1a\x16.kineshim.v1.NodeState\x12S\n" +
 	"\fBeginRebuild\x12 .kineshim.v1.BeginRebuildRequest\x1a!.kineshim.v1.BeginRebuildResponse\x12G\n" +
 	"\n" +
 	"Switchover\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12J\n" +
-	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2\xf9\x02\n" +
+	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2\xc1\x03\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
 	"\fPreviewForce\x12 .kineshim.v1.PreviewForceRequest\x1a!.kineshim.v1.PreviewForceResponse\x12J\n" +
 	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12D\n" +
-	"\aHistory\x12\x1b.kineshim.v1.HistoryRequest\x1a\x1c.kineshim.v1.HistoryResponseB\x10Z\x0ekineshim/protob\x06proto3"
+	"\aHistory\x12\x1b.kineshim.v1.HistoryRequest\x1a\x1c.kineshim.v1.HistoryResponse\x12F\n" +
+	"\aRestore\x12\x1b.kineshim.v1.RestoreRequest\x1a\x1c.kineshim.v1.RestoreResponse(\x01B\x10Z\x0ekineshim/protob\x06proto3"
 
 var (
 	file_kineshim_proto_rawDescOnce sync.Once
@@ -1487,7 +1634,7 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
@@ -1502,35 +1649,39 @@ var file_kineshim_proto_goTypes = []any{
 	(*HistoryRequest)(nil),       // 10: kineshim.v1.HistoryRequest
 	(*HistoryEvent)(nil),         // 11: kineshim.v1.HistoryEvent
 	(*HistoryResponse)(nil),      // 12: kineshim.v1.HistoryResponse
-	(*StatusRequest)(nil),        // 13: kineshim.v1.StatusRequest
-	(*NodeStatus)(nil),           // 14: kineshim.v1.NodeStatus
-	(*StatusResponse)(nil),       // 15: kineshim.v1.StatusResponse
+	(*RestoreRequest)(nil),       // 13: kineshim.v1.RestoreRequest
+	(*RestoreResponse)(nil),      // 14: kineshim.v1.RestoreResponse
+	(*StatusRequest)(nil),        // 15: kineshim.v1.StatusRequest
+	(*NodeStatus)(nil),           // 16: kineshim.v1.NodeStatus
+	(*StatusResponse)(nil),       // 17: kineshim.v1.StatusResponse
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
 	11, // 1: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
 	1,  // 2: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
-	14, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
+	16, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
 	1,  // 4: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
 	2,  // 5: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
 	4,  // 6: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
 	8,  // 7: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	13, // 8: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	15, // 8: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
 	4,  // 9: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
 	6,  // 10: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
 	8,  // 11: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
 	10, // 12: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	1,  // 13: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	3,  // 14: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	5,  // 15: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	9,  // 16: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	15, // 17: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	5,  // 18: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	7,  // 19: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	9,  // 20: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	12, // 21: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	13, // [13:22] is the sub-list for method output_type
-	4,  // [4:13] is the sub-list for method input_type
+	13, // 13: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 14: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	3,  // 15: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	5,  // 16: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	9,  // 17: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	17, // 18: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	5,  // 19: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	7,  // 20: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	9,  // 21: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	12, // 22: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	14, // 23: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	14, // [14:24] is the sub-list for method output_type
+	4,  // [4:14] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1547,7 +1698,7 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -257,6 +257,7 @@ const (
 	Control_PreviewForce_FullMethodName = "/kineshim.v1.Control/PreviewForce"
 	Control_SetPaused_FullMethodName    = "/kineshim.v1.Control/SetPaused"
 	Control_History_FullMethodName      = "/kineshim.v1.Control/History"
+	Control_Restore_FullMethodName      = "/kineshim.v1.Control/Restore"
 )
 
 // ControlClient is the client API for Control service.
@@ -272,6 +273,9 @@ type ControlClient interface {
 	PreviewForce(ctx context.Context, in *PreviewForceRequest, opts ...grpc.CallOption) (*PreviewForceResponse, error)
 	SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error)
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
+	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
+	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
+	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreRequest, RestoreResponse], error)
 }
 
 type controlClient struct {
@@ -332,6 +336,19 @@ func (c *controlClient) History(ctx context.Context, in *HistoryRequest, opts ..
 	return out, nil
 }
 
+func (c *controlClient) Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreRequest, RestoreResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_Restore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreRequest, RestoreResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_RestoreClient = grpc.ClientStreamingClient[RestoreRequest, RestoreResponse]
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -345,6 +362,9 @@ type ControlServer interface {
 	PreviewForce(context.Context, *PreviewForceRequest) (*PreviewForceResponse, error)
 	SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error)
 	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
+	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
+	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
+	Restore(grpc.ClientStreamingServer[RestoreRequest, RestoreResponse]) error
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -369,6 +389,9 @@ func (UnimplementedControlServer) SetPaused(context.Context, *SetPausedRequest) 
 }
 func (UnimplementedControlServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
+func (UnimplementedControlServer) Restore(grpc.ClientStreamingServer[RestoreRequest, RestoreResponse]) error {
+	return status.Error(codes.Unimplemented, "method Restore not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -481,6 +504,13 @@ func _Control_History_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Restore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ControlServer).Restore(&grpc.GenericServerStream[RestoreRequest, RestoreResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_RestoreServer = grpc.ClientStreamingServer[RestoreRequest, RestoreResponse]
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -509,6 +539,12 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_History_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Restore",
+			Handler:       _Control_Restore_Handler,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "kineshim.proto",
 }

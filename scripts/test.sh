@@ -8,6 +8,7 @@ bin=$(mktemp -d /tmp/kineshim-bin.XXXXXX)
 trap 'rm -rf "$bin"' EXIT
 chmod 0755 "$bin"
 make --no-print-directory build BIN="$bin"
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$bin/" ./integration/cmd/engineserver
 export KINESHIM_BIN_DIR=$bin
 
 echo "go vet ./..."
@@ -23,4 +24,8 @@ if ((${#clusters[@]} > 0)); then
 	echo "go test: ${#clusters[@]} packages with clusters of real processes"
 	go test -p 1 -timeout 20m "$@" "${clusters[@]}" || status=1
 fi
+echo "go test: random operations, compared with etcd's and kine's answers"
+go -C integration/oracle test -timeout 20m "$@" ./... || status=1
+echo "go test: Kubernetes' storage tests"
+integration/kubernetes/run.sh "$@" || status=1
 exit "$status"

@@ -27,7 +27,7 @@ const usage = `kineshim runs a data node of a two-plus-witness Kubernetes datast
 Flags that override the file:
   --client-listen HOST:PORT   where the etcd API is served to the k3s on this machine
   --log-level LEVEL           debug, info, warn or error
-  --engine NAME               kine
+  --engine NAME               native, or kine: kine's own engine, as a fallback
 `
 
 func main() {

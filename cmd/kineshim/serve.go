@@ -16,6 +16,7 @@ import (
 	"kineshim/failover/decide"
 	"kineshim/failover/postgres"
 	"kineshim/kineshim"
+	"kineshim/kineshim/native"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
 	"kineshim/version"
@@ -56,7 +57,7 @@ func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc}
+	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -84,6 +85,8 @@ type node struct {
 	log *slog.Logger
 	pg  *postgres.Server
 	pc  postgres.Config
+	// clusterID and memberID are what etcd's headers say.
+	clusterID, memberID uint64
 
 	raft     *raftwitness.Node
 	agent    *failover.Agent
@@ -174,7 +177,8 @@ func (n *node) build(peer pb.PeerClient) error {
 		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
 	})
 	n.endpoint, err = kineshim.New(kineshim.Options{
-		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, Engine: kineshim.KineEngine, HeaderInfo: n.header, Log: n.log,
+		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, Engine: n.engine(), HeaderInfo: n.header, Log: n.log,
+		MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
 	})
 	if err != nil {
 		return err
@@ -183,9 +187,20 @@ func (n *node) build(peer pb.PeerClient) error {
 	return nil
 }
 
+// engine is the configured engine.
+func (n *node) engine() kineshim.EngineFactory {
+	if n.cfg.Engine == config.EngineKine {
+		return kineshim.KineEngine
+	}
+	return native.Factory(native.Config{
+		Cluster: members{n}, CacheBytes: n.cfg.Native.CacheBytes, MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
+		MaxTxnOps: n.cfg.Native.MaxTxnOps, Retention: n.cfg.Native.AutoCompactionRetention, DataDir: n.pc.DataDir,
+	})
+}
+
 // header is what etcd's response headers say of this cluster.
 func (n *node) header() kineshim.HeaderInfo {
-	return kineshim.HeaderInfo{ClusterID: number(n.id.ClusterID), MemberID: number(n.id.ServerID), RaftTerm: n.raft.Term()}
+	return kineshim.HeaderInfo{ClusterID: n.clusterID, MemberID: n.memberID, RaftTerm: n.raft.Term()}
 }
 
 // number makes one of etcd's numeric IDs of a name.
@@ -203,7 +218,9 @@ func (n *node) listen() error {
 	n.endpoint.Register(peer)
 	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
 	control := grpc.NewServer()
-	pb.RegisterControlServer(control, failover.ControlServer{Agent: n.agent})
+	pb.RegisterControlServer(control, failover.ControlServer{
+		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientListen),
+	})
 
 	for _, s := range []struct {
 		server               *grpc.Server

@@ -45,6 +45,8 @@ type Options struct {
 	Log *slog.Logger
 	// JSONLogs makes the processes log JSON lines instead of text.
 	JSONLogs bool
+	// Engine is the engine of the data nodes; empty: the default one.
+	Engine string
 	// Prefer are the ports to take if they are free, by node. 0 and nil: any free ones.
 	Prefer map[string]Ports
 }

@@ -91,7 +91,8 @@ func choosePorts(prefer map[string]Ports) (map[string]Ports, error) {
 var dataNodeConfig = template.Must(template.New("").Parse(`node: {{.Node}}
 data_dir: {{.Dir}}/{{.Node}}
 client_listen: 127.0.0.1:{{(index .Ports .Node).Client}}
-engine: kine
+{{with .Engine}}engine: {{.}}
+{{end -}}
 members:
 {{- range $name, $p := .Ports}}
   {{$name}}: {raft: "127.0.0.1:{{$p.Raft}}"{{if $p.Peer}}, peer: "127.0.0.1:{{$p.Peer}}", postgres: "127.0.0.1:{{$p.Postgres}}"{{end}}}
@@ -119,9 +120,9 @@ func (c *Cluster) writeConfigs() error {
 		}
 		var b strings.Builder
 		if err := t.Execute(&b, struct {
-			Node, Dir, LogFormat string
-			Ports                map[string]Ports
-		}{node, c.dir, format, c.plan.Ports}); err != nil {
+			Node, Dir, LogFormat, Engine string
+			Ports                        map[string]Ports
+		}{node, c.dir, format, c.opts.Engine, c.plan.Ports}); err != nil {
 			return fmt.Errorf("write configuration of %s: %w", node, err)
 		}
 		if err := os.WriteFile(c.configPath(node), []byte(b.String()), 0o644); err != nil {

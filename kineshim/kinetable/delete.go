@@ -42,7 +42,7 @@ func (s *Store) SaveLeaseClock(ctx context.Context, d time.Duration) error {
 // Vacuum makes the room of deleted rows usable again at once, beside the writes.
 func (s *Store) Vacuum(ctx context.Context) error {
 	err := s.helpers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "VACUUM (ANALYZE) kine")
+		_, err := conn.Exec(ctx, "VACUUM (ANALYZE) kine, kineshim_lease")
 		return err
 	})
 	if err != nil {

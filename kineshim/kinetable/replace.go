@@ -175,8 +175,8 @@ func (r *restorer) compactRow(ctx context.Context, tx pgx.Tx, meta Meta) (lastID
 	}
 	id, own := int64(1), int64(0)
 	lastID = meta.LastID
-	if r.rows > 0 && r.firstID == 1 || max(r.revision, meta.Compacted, 1) < meta.Revision || max(r.lastID, r.compactedID, 1) < meta.LastID {
-		// It must be behind the rows: it is then what says where IDs and revisions go on.
+	if r.rows > 0 && r.firstID == 1 || max(r.revision, meta.Compacted, 1) < meta.Revision || max(r.lastID, 1) < meta.LastID {
+		// It must be behind the rows: it is then what says where IDs and revisions go on, to plain kine too.
 		lastID = max(meta.LastID, r.lastID+1)
 		id, own = lastID, meta.Revision
 	}

@@ -27,7 +27,7 @@ const (
 	readers = 8
 	// helpers bounds the connections for what goes on beside the writes: deletes and the lease clock do not wait for
 	// one another.
-	helpers = 2
+	helpers = 3
 )
 
 // ErrClosed is why a closed Store has failed.
@@ -184,6 +184,12 @@ func (s *Store) fail(err error) {
 			s.log.Error("the table is lost", "err", err)
 		}
 	})
+}
+
+// Cut ends the writing connection at once, so that a Write that PostgreSQL does not take returns. Any goroutine may call it.
+func (s *Store) Cut() {
+	s.fail(ErrClosed)
+	_ = s.pipeline.conn.Close() // nothing is to be saved
 }
 
 // Close sets the sequence, so that kine can go on, and ends the connections, with which the lock goes. It waits for the

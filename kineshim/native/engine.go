@@ -1,0 +1,274 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kineshim/kineshim"
+	"kineshim/kineshim/kinetable"
+	"kineshim/kineshim/lease"
+	"kineshim/kineshim/mvcc"
+	"kineshim/kineshim/valuecache"
+	"kineshim/kineshim/watch"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const (
+	// defaultCacheBytes holds the values of a Kubernetes of some hundred nodes.
+	defaultCacheBytes = 256 << 20
+	// defaultMaxRequestBytes and defaultMaxTxnOps are etcd's --max-request-bytes and --max-txn-ops.
+	defaultMaxRequestBytes = 3 * 1024 * 1024 / 2
+	defaultMaxTxnOps       = 128
+	// closeBound is how long the end of an engine waits for its own goroutines.
+	closeBound = 5 * time.Second
+	// writeBound is how long it waits for a batch to be sent, which takes milliseconds unless PostgreSQL hangs.
+	writeBound = time.Second
+)
+
+// Config is what an engine needs to know besides its session. The zero Config serves alone, with etcd's limits.
+type Config struct {
+	// Cluster says who the members are; nil: a single member that leads.
+	Cluster Cluster
+	// CacheBytes bounds the values kept in memory; 0 is 256 MiB.
+	CacheBytes int64
+	// MaxRequestBytes bounds a write request as etcd's --max-request-bytes does; 0 is 1.5 MiB.
+	MaxRequestBytes int
+	// MaxTxnOps bounds the operations of a transaction as etcd's --max-txn-ops does; 0 is 128.
+	MaxTxnOps int
+	// DataDir is where PostgreSQL keeps its data: the alarm NOSPACE is raised before its file system is full. "" means never.
+	DataDir string
+	// WatchProgressEvery is how often an idle watch that asked for progress is told of it; 0 is the hub's default.
+	WatchProgressEvery time.Duration
+	// Retention is how long superseded revisions are kept at least before the engine compacts by itself; 0 leaves compaction to
+	// the clients, as etcd does by default and as Kubernetes expects.
+	Retention time.Duration
+}
+
+// Cluster is the membership behind the engine, as etcd's Cluster and Maintenance services show it.
+type Cluster interface {
+	Members() []Member
+	// Leader is the ID of the member that serves, 0 if none does.
+	Leader() uint64
+	// Raft is the index of the last entry in the Raft log, of the last one applied, and the term.
+	Raft() (index, applied, term uint64)
+	// MoveLeader is a switchover to the member with the ID.
+	MoveLeader(ctx context.Context, target uint64) error
+}
+
+// Member is one voter.
+type Member struct {
+	ID                   uint64
+	Name                 string
+	PeerURLs, ClientURLs []string
+}
+
+// Engine is one serving session; see kineshim.Engine.
+type Engine struct {
+	cfg    Config
+	log    *slog.Logger
+	store  *kinetable.Store
+	index  *mvcc.Index
+	cache  *valuecache.Cache
+	hub    *watch.Hub
+	leases *lease.Book
+	clock  *leaseClock
+	seq    *sequencer
+	holds  holds
+	space  space
+	sizes  sizes
+
+	// committedRev is the newest durable revision, compactedRev the revision below which reads are refused, -1 for none.
+	committedRev atomic.Int64
+	compactedRev atomic.Int64
+	compaction   compaction
+
+	// ctx ends with the engine; running counts its goroutines.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	closing atomic.Bool
+	once    sync.Once // closes the engine
+
+	broken sync.Once // closes failed
+	failed chan struct{}
+	why    atomic.Pointer[string]
+}
+
+var _ kineshim.InlineEngine = (*Engine)(nil)
+
+// Inline: the end of a context never ends a write.
+func (e *Engine) Inline() {}
+
+// Factory returns the EngineFactory of --engine=native.
+func Factory(c Config) kineshim.EngineFactory {
+	return func(ctx context.Context, s kineshim.Session) (kineshim.Engine, error) {
+		e, err := Open(ctx, c, s)
+		if err != nil {
+			return nil, fmt.Errorf("start the native engine: %w", err)
+		}
+		return e, nil
+	}
+}
+
+// Open takes the table over, loads the index and starts to serve. ctx bounds the start, not the engine.
+func Open(ctx context.Context, c Config, s kineshim.Session) (*Engine, error) {
+	c.setDefaults()
+	log := s.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	began := time.Now()
+	store, err := kinetable.Open(ctx, kinetable.Config{DSN: s.DSN(s.SocketDir), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		cfg: c, log: log, store: store, index: mvcc.New(), cache: valuecache.New(c.CacheBytes), failed: make(chan struct{}),
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.compaction.wake = make(chan struct{}, 1)
+	debts, err := e.load(ctx)
+	if err != nil {
+		e.cancel()
+		return nil, errors.Join(err, store.Close())
+	}
+	e.hub = watch.NewHub(watch.Config{
+		Source: source{e}, Revision: e.committed(), Committed: e.committed, ProgressEvery: c.WatchProgressEvery,
+		MaxRequestBytes: c.MaxRequestBytes, Log: log,
+	})
+	e.seq = newSequencer(e)
+	e.start(debts)
+	log.Info("the native engine serves", "revision", e.committed(), "compacted", e.compacted(), "keys", e.index.Keys(),
+		"revisions", e.index.Revisions(), "took", time.Since(began).Round(time.Millisecond))
+	return e, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.CacheBytes == 0 {
+		c.CacheBytes = defaultCacheBytes
+	}
+	if c.MaxRequestBytes == 0 {
+		c.MaxRequestBytes = defaultMaxRequestBytes
+	}
+	if c.MaxTxnOps == 0 {
+		c.MaxTxnOps = defaultMaxTxnOps
+	}
+	if c.Cluster == nil {
+		c.Cluster = alone{}
+	}
+}
+
+// start starts what Close waits for.
+func (e *Engine) start(d debts) {
+	e.running.Go(func() {
+		defer close(e.seq.evaluated)
+		e.seq.evaluate()
+	})
+	e.running.Go(e.seq.receive)
+	e.running.Go(func() { e.compact(e.ctx, d) })
+	e.running.Go(func() { e.runLeases(e.ctx) })
+	e.running.Go(func() { e.runSpace(e.ctx) })
+	e.running.Go(func() { e.runRetention(e.ctx) })
+	e.running.Go(func() {
+		select {
+		case <-e.store.Failed():
+			e.fail(fmt.Errorf("the table: %w", e.store.Why()))
+		case <-e.ctx.Done():
+		}
+	})
+}
+
+// Failed is closed when the engine is broken for good: a commit's outcome is in doubt, a connection is lost.
+func (e *Engine) Failed() <-chan struct{} { return e.failed }
+
+// fail ends the engine's service. What waits is refused, its outcome unknown.
+func (e *Engine) fail(why error) {
+	e.broken.Do(func() {
+		text := why.Error()
+		e.why.Store(&text)
+		close(e.failed)
+		switch {
+		case e.closing.Load():
+		case errors.Is(why, errRestored):
+			e.log.Info("the native engine starts anew", "why", why)
+		default:
+			e.log.Error("the native engine ends", "why", why)
+		}
+		e.cancel()
+		e.seq.stop()
+	})
+}
+
+// Close ends the session: what is in flight is refused, streams end. Nobody waits for a commit that waits for its standby.
+func (e *Engine) Close() error {
+	var err error
+	e.once.Do(func() {
+		e.closing.Store(true)
+		e.fail(errors.New("this node stopped serving"))
+		e.hub.Close()
+		select {
+		case <-e.seq.evaluated:
+		case <-time.After(writeBound):
+			e.store.Cut() // PostgreSQL takes nothing
+			<-e.seq.evaluated
+		}
+		err = e.store.Close()
+		ended := make(chan struct{})
+		go func() { // ends with what it waits for
+			e.running.Wait()
+			close(ended)
+		}()
+		timeout := time.NewTimer(closeBound)
+		defer timeout.Stop()
+		select {
+		case <-ended:
+		case <-timeout.C:
+			err = errors.Join(err, fmt.Errorf("close the native engine: still busy %v after its end", closeBound))
+		}
+	})
+	return err
+}
+
+// usable says why the engine must not be asked.
+func (e *Engine) usable() error {
+	select {
+	case <-e.failed:
+		return kineshim.Unavailable(e.reason())
+	default:
+		return nil
+	}
+}
+
+func (e *Engine) reason() string {
+	if why := e.why.Load(); why != nil {
+		return *why
+	}
+	return "the engine has ended"
+}
+
+// committed is the newest durable revision.
+func (e *Engine) committed() int64 { return e.committedRev.Load() }
+
+// compacted is the revision below which reads are refused, -1 for none.
+func (e *Engine) compacted() int64 { return e.compactedRev.Load() }
+
+// header is a response's header of now; the endpoint fills what else it carries.
+func (e *Engine) header() *etcdserverpb.ResponseHeader {
+	return &etcdserverpb.ResponseHeader{Revision: e.committed()}
+}
+
+// alone is the Cluster of an engine that has none.
+type alone struct{}
+
+func (alone) Members() []Member                   { return []Member{{ID: 1, Name: "default"}} }
+func (alone) Leader() uint64                      { return 1 }
+func (alone) Raft() (index, applied, term uint64) { return 1, 1, 1 }
+func (alone) MoveLeader(context.Context, uint64) error {
+	return errors.New("there is no other member")
+}

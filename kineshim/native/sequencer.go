@@ -1,0 +1,386 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"kineshim/kineshim"
+	"kineshim/kineshim/kinetable"
+	"kineshim/kineshim/watch"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+const (
+	// pipelined is how many batches may be on their way to PostgreSQL. The second one is read by PostgreSQL the moment that the
+	// first is durable; more only make batches smaller.
+	pipelined = 2
+	// maxBatchRows, for leases too, and maxBatchBytes bound a batch, and with it the memory of both sides and how long one commit
+	// takes; maxBatchOps bounds what is answered with it.
+	maxBatchRows  = 1000
+	maxBatchBytes = 8 << 20
+	maxBatchOps   = 8192
+	// maxQueued bounds the operations that wait for their turn; the endpoint lets fewer in.
+	maxQueued = 16384
+)
+
+// operation is one call that needs a turn.
+type operation struct {
+	ctx  context.Context
+	do   func(*turn) error
+	err  error
+	done chan struct{} // closed when err stands and all that the turn saw is durable
+	// parked is when the operation was kept waiting for key, the zero time if it was not. See contention.
+	parked time.Time
+	key    string
+}
+
+// batch is what one commit holds.
+type batch struct {
+	rows    []kinetable.Row
+	commits []watch.Commit
+	kvs     []*mvccpb.KeyValue // of rows, nil for tombstones
+	bytes   int
+	// revision is the committed revision when the batch is durable, compacted the compacted one if it changes.
+	revision    int64
+	compacted   int64
+	compactedID int64
+	leases      map[int64]*kinetable.LeaseRow // nil: revoked
+	ops         []*operation
+}
+
+func (b *batch) empty() bool { return len(b.rows) == 0 && len(b.leases) == 0 && b.compactedID == 0 }
+
+func (b *batch) full() bool {
+	return len(b.rows) >= maxBatchRows || b.bytes >= maxBatchBytes || len(b.leases) >= maxBatchRows || len(b.ops) >= maxBatchOps
+}
+
+// sequencer gives operations their turns in one order and commits what they change. Its evaluating goroutine alone changes the
+// index and the current batch; its receiving goroutine alone hears of commits.
+type sequencer struct {
+	e *Engine
+	// current, compacted and revision belong to the evaluating goroutine: the batch that is being filled, and the compacted
+	// revision as the next turn sees it.
+	current    *batch
+	compacted  int64
+	contention contention
+	// evaluated is closed when the evaluating goroutine has ended.
+	evaluated chan struct{}
+
+	mu      sync.Mutex // guards the fields below
+	changed sync.Cond
+	queue   []*operation
+	tick    *time.Timer // wakes the evaluating goroutine while operations are parked
+	flight  []*batch    // sent, not durable yet, oldest first
+	paused  int         // turns wait while it is not 0
+	idle    bool        // the evaluating goroutine has nothing in its hands
+	stopped bool
+}
+
+func newSequencer(e *Engine) *sequencer {
+	q := &sequencer{e: e, current: &batch{}, compacted: e.compacted(), evaluated: make(chan struct{})}
+	q.changed.L = &q.mu
+	return q
+}
+
+// submit runs do in the sequencer, in one order with all writes, and returns when everything that it saw and changed is
+// durable; do's error is returned as it is after the same wait. If ctx ends before, the operation is done or not.
+func (e *Engine) submit(ctx context.Context, do func(*turn) error) error {
+	op := &operation{ctx: ctx, do: do, done: make(chan struct{})}
+	if err := e.seq.enqueue(op); err != nil {
+		return err
+	}
+	select {
+	case <-op.done:
+		return op.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (q *sequencer) enqueue(op *operation) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.stopped {
+		return kineshim.Unavailable(q.e.reason())
+	}
+	if len(q.queue) >= maxQueued {
+		return rpctypes.ErrGRPCRequestTooManyRequests
+	}
+	q.queue = append(q.queue, op)
+	q.changed.Broadcast()
+	return nil
+}
+
+// evaluate runs until the engine fails.
+func (q *sequencer) evaluate() {
+	for {
+		ops, ok := q.next()
+		if !ok {
+			q.abandon(append(q.current.ops, q.contention.all()...))
+			return
+		}
+		for i, op := range ops {
+			q.turn(op)
+			if q.current.full() && i+1 < len(ops) {
+				q.putBack(ops[i+1:])
+				break
+			}
+		}
+		if err := q.send(); err != nil {
+			q.e.fail(err)
+		}
+	}
+}
+
+// next waits for operations, or for room for a batch that could not be sent.
+func (q *sequencer) next() ([]*operation, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.stopped {
+		if q.paused == 0 {
+			q.queue = append(q.contention.overdue(time.Now()), q.queue...)
+		}
+		q.idle = q.current.empty()
+		room := len(q.flight) < pipelined
+		switch {
+		case !q.current.empty() && room:
+			return nil, true
+		case len(q.queue) > 0 && q.paused == 0 && !q.current.full():
+			q.idle = false
+			ops := q.queue
+			q.queue = nil
+			return ops, true
+		}
+		if q.paused > 0 {
+			q.changed.Broadcast() // who pauses waits for idle
+		}
+		q.changed.Wait()
+	}
+	return nil, false
+}
+
+// putBack returns operations that did not fit into the batch.
+func (q *sequencer) putBack(ops []*operation) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queue = append(ops[:len(ops):len(ops)], q.queue...)
+}
+
+// turn gives op its turn.
+func (q *sequencer) turn(op *operation) {
+	t := &turn{e: q.e, b: q.current, begin: q.e.index.HeadRevision()}
+	t.op = op
+	if !op.parked.IsZero() && op.ctx.Err() != nil { // its client has gone meanwhile, and nothing was done
+		op.err = op.ctx.Err()
+		close(op.done)
+		return
+	}
+	op.err = op.do(t)
+	if op.err == errParked {
+		q.park(op)
+		return
+	}
+	t.end()
+	if op.err != nil && t.changes > 0 {
+		q.e.fail(errors.New("an operation changed something and was refused: " + op.err.Error()))
+	}
+	if t.wrote {
+		q.current.ops = append(q.current.ops, op)
+		return
+	}
+	// It changed nothing, but may have seen what is not durable yet.
+	if !q.current.empty() {
+		q.current.ops = append(q.current.ops, op)
+		return
+	}
+	q.mu.Lock()
+	n := len(q.flight)
+	if n > 0 {
+		q.flight[n-1].ops = append(q.flight[n-1].ops, op)
+	}
+	stopped := q.stopped
+	q.mu.Unlock()
+	switch {
+	case n > 0:
+	case stopped: // what it saw may have been on its way, and never became durable
+		q.abandon([]*operation{op})
+	default:
+		close(op.done)
+	}
+}
+
+// park keeps an operation waiting for its key, or gives it its turn again if too many wait.
+func (q *sequencer) park(op *operation) {
+	op.parked = time.Now()
+	if !q.contention.park(op, op.key, op.parked) {
+		q.turn(op)
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.tick == nil {
+		q.tick = time.AfterFunc(parkIdle, q.wake)
+	}
+}
+
+// wake makes the evaluating goroutine look for operations that have been parked long enough, again and again while there are
+// any.
+func (q *sequencer) wake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tick = nil
+	if q.contention.open.Load() > 0 && !q.stopped {
+		q.tick = time.AfterFunc(parkIdle, q.wake)
+	}
+	q.changed.Broadcast()
+}
+
+// send sends the current batch if there is one and room for it.
+func (q *sequencer) send() error {
+	b := q.current
+	if b.empty() {
+		return nil
+	}
+	q.mu.Lock()
+	if q.stopped || len(q.flight) >= pipelined {
+		q.mu.Unlock()
+		return nil
+	}
+	b.revision = q.e.index.HeadRevision()
+	q.flight = append(q.flight, b)
+	q.current = &batch{}
+	q.changed.Broadcast()
+	q.mu.Unlock()
+	return q.e.store.Write(b.table(q.e))
+}
+
+// table is the batch as the table takes it.
+func (b *batch) table(e *Engine) kinetable.Batch {
+	t := kinetable.Batch{Rows: b.rows, Compact: b.compactedID}
+	for id, l := range b.leases {
+		if l == nil {
+			t.Revoked = append(t.Revoked, id)
+		} else {
+			t.Leases = append(t.Leases, *l)
+		}
+	}
+	if len(b.leases) > 0 {
+		t.LeaseClock = e.clock.now()
+	}
+	return t
+}
+
+// receive hears of commits until the engine fails.
+func (q *sequencer) receive() {
+	for q.waitFlight() {
+		if err := q.e.store.Done(); err != nil {
+			q.e.fail(err)
+			break
+		}
+		q.durable()
+	}
+	q.mu.Lock()
+	left := q.flight
+	q.flight = nil
+	q.mu.Unlock()
+	for _, b := range left {
+		q.abandon(b.ops)
+	}
+}
+
+// waitFlight waits until a batch is on its way; false means that the engine has failed.
+func (q *sequencer) waitFlight() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.stopped && len(q.flight) == 0 {
+		q.changed.Wait()
+	}
+	return !q.stopped
+}
+
+// durable publishes the oldest batch on its way and answers its operations. The revision is committed before the batch leaves
+// the queue of those on their way: an operation that finds none there is answered at once.
+func (q *sequencer) durable() {
+	e := q.e
+	q.mu.Lock()
+	b := q.flight[0]
+	q.mu.Unlock()
+	if b.compactedID != 0 {
+		e.compactedRev.Store(b.compacted)
+	}
+	e.committedRev.Store(b.revision)
+	q.mu.Lock()
+	q.flight = q.flight[1:]
+	ops := b.ops
+	q.queue = append(q.contention.changed(b, time.Now()), q.queue...)
+	q.changed.Broadcast()
+	q.mu.Unlock()
+	e.hub.Publish(b.commits, b.revision)
+	for _, op := range ops {
+		close(op.done)
+	}
+	if b.compactedID != 0 {
+		e.compaction.kick()
+	}
+}
+
+// stop refuses what waits and what comes. The two goroutines abandon what they hold.
+func (q *sequencer) stop() {
+	q.mu.Lock()
+	q.stopped = true
+	left := append(q.queue, q.contention.all()...)
+	q.queue = nil
+	q.changed.Broadcast()
+	q.mu.Unlock()
+	for _, op := range left {
+		op.err = kineshim.Unavailable(q.e.reason())
+		close(op.done)
+	}
+}
+
+// abandon answers operations whose outcome nobody knows.
+func (q *sequencer) abandon(ops []*operation) {
+	for _, op := range ops {
+		op.err = kineshim.Unavailable(q.e.reason() + kineshim.OutcomeUnknown)
+		close(op.done)
+	}
+}
+
+// quiesce waits until no operation has a turn and nothing is on its way, and keeps it so until resume is called.
+func (e *Engine) quiesce(ctx context.Context) (resume func(), err error) {
+	q := e.seq
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.paused++
+	resume = func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.paused--
+		q.changed.Broadcast()
+	}
+	wake := context.AfterFunc(ctx, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.changed.Broadcast()
+	})
+	defer wake()
+	q.changed.Broadcast()
+	for !q.stopped && ctx.Err() == nil && !(q.idle && len(q.flight) == 0) {
+		q.changed.Wait()
+	}
+	switch {
+	case q.stopped:
+		err = kineshim.Unavailable(e.reason())
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	default:
+		return resume, nil
+	}
+	q.paused--
+	q.changed.Broadcast()
+	return nil, err
+}

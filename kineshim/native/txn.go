@@ -1,0 +1,338 @@
+package native
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+
+	"kineshim/kineshim"
+	"kineshim/kineshim/mvcc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+// valueTries bounds how often a transaction whose values were not in memory is tried again with values that were fetched. Each
+// further try means that the values have changed again, and what is changed is in memory as a rule.
+const valueTries = 10
+
+// needValues is why a turn could not be taken: it needs values that are not in memory. Nothing was changed.
+type needValues struct{ items []mvcc.Item }
+
+func (*needValues) Error() string { return "the turn needs values that are not in memory" }
+
+// path is which branches a transaction takes, of itself and of those within the branch taken, in their order.
+type path struct {
+	succeeded bool
+	inner     []*path
+}
+
+func (p *path) branch(r *pb.TxnRequest) []*pb.RequestOp {
+	if p.succeeded {
+		return r.Success
+	}
+	return r.Failure
+}
+
+// work is one transaction (a put and a deletion are small ones) on its way through the sequencer.
+type work struct {
+	e *Engine
+	// fetched holds values that were not in memory at the first try.
+	fetched map[int64]*mvccpb.KeyValue
+	// later is what is gathered after the turn.
+	ranges    []ranged
+	previous  []mvcc.Item
+	giveBacks []func([]*mvccpb.KeyValue)
+}
+
+// value is the value of an item if it is at hand.
+func (w *work) value(v view, i mvcc.Item) (*mvccpb.KeyValue, error) {
+	if kv := v.known(i.ID); kv != nil {
+		return kv, nil
+	}
+	if kv := w.fetched[i.ID]; kv != nil {
+		return kv, nil
+	}
+	return nil, &needValues{items: []mvcc.Item{i}}
+}
+
+// turns submits do, again if values must be fetched first, and then gathers what the answer needs. do must not change anything
+// before it has all values that it needs. The rows are held from before the turn to the end.
+func (w *work) turns(ctx context.Context, do func(*turn) error) error {
+	release := w.e.hold()
+	defer release()
+	for range valueTries {
+		err := w.e.submit(ctx, do)
+		var need *needValues
+		if !errors.As(err, &need) {
+			if err != nil {
+				return err
+			}
+			return w.gather(ctx)
+		}
+		kvs, err := w.e.values(ctx, need.items)
+		if err != nil {
+			return err
+		}
+		if w.fetched == nil {
+			w.fetched = map[int64]*mvccpb.KeyValue{}
+		}
+		for n, i := range need.items {
+			w.fetched[i.ID] = kvs[n]
+		}
+		w.ranges, w.previous, w.giveBacks = nil, nil, nil
+	}
+	return kineshim.Unavailable("the values that the transaction compares change too fast to be read; nothing was done")
+}
+
+// gather fills in the values of what the turn found.
+func (w *work) gather(ctx context.Context) error {
+	for _, f := range w.ranges {
+		if err := w.e.fill(ctx, f); err != nil {
+			return err
+		}
+	}
+	if len(w.previous) == 0 {
+		return nil
+	}
+	kvs, err := w.e.values(ctx, w.previous)
+	if err != nil {
+		return err
+	}
+	for _, give := range w.giveBacks {
+		give(kvs)
+	}
+	return nil
+}
+
+// giveBack has items handed to set, with their values, when the turn is over.
+func (w *work) giveBack(items []mvcc.Item, set func([]*mvccpb.KeyValue)) {
+	from := len(w.previous)
+	w.previous = append(w.previous, items...)
+	to := len(w.previous)
+	w.giveBacks = append(w.giveBacks, func(all []*mvccpb.KeyValue) { set(all[from:to]) })
+}
+
+// compare finds the path. All compares, also of transactions within, see the keyspace before the first change.
+func (w *work) compare(v view, r *pb.TxnRequest) (*path, error) {
+	p := &path{succeeded: true}
+	for _, c := range r.Compare {
+		ok, err := w.holds(v, c)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			p.succeeded = false
+			break
+		}
+	}
+	for _, op := range p.branch(r) {
+		if inner := op.GetRequestTxn(); inner != nil {
+			ip, err := w.compare(v, inner)
+			if err != nil {
+				return nil, err
+			}
+			p.inner = append(p.inner, ip)
+		}
+	}
+	return p, nil
+}
+
+// holds says whether a compare holds for every key that it names, or for a key that is not there if it names none.
+func (w *work) holds(v view, c *pb.Compare) (bool, error) {
+	holds, found := true, false
+	var err error
+	v.each(mvcc.SpanOf(c.Key, c.RangeEnd), func(i mvcc.Item) bool {
+		found = true
+		if c.Target == pb.Compare_VALUE {
+			var kv *mvccpb.KeyValue
+			if kv, err = w.value(v, i); err != nil {
+				return false
+			}
+			holds = result(c.Result, bytes.Compare(kv.Value, c.GetValue()))
+		} else {
+			holds = compareItem(c, i)
+		}
+		return holds
+	})
+	if err != nil {
+		return false, err
+	}
+	if !found {
+		// A missing value is not an empty one; everything else of a missing key is 0.
+		return c.Target != pb.Compare_VALUE && compareItem(c, mvcc.Item{}), nil
+	}
+	return holds, nil
+}
+
+func compareItem(c *pb.Compare, i mvcc.Item) bool {
+	n := 0
+	switch c.Target {
+	case pb.Compare_CREATE:
+		n = cmp.Compare(i.Create, c.GetCreateRevision())
+	case pb.Compare_MOD:
+		n = cmp.Compare(i.Mod, c.GetModRevision())
+	case pb.Compare_VERSION:
+		n = cmp.Compare(i.Version, c.GetVersion())
+	case pb.Compare_LEASE:
+		n = cmp.Compare(i.Lease, c.GetLease())
+	}
+	return result(c.Result, n)
+}
+
+func result(want pb.Compare_CompareResult, n int) bool {
+	switch want {
+	case pb.Compare_EQUAL:
+		return n == 0
+	case pb.Compare_NOT_EQUAL:
+		return n != 0
+	case pb.Compare_GREATER:
+		return n > 0
+	case pb.Compare_LESS:
+		return n < 0
+	}
+	return true // etcd's answer to a result that it does not know
+}
+
+// check refuses what cannot be done, before anything is: the transaction is done as a whole or not at all.
+func (w *work) check(v view, r *pb.TxnRequest, p *path) error {
+	inner := p.inner
+	for _, op := range p.branch(r) {
+		var err error
+		switch {
+		case op.GetRequestRange() != nil:
+			err = v.check(op.GetRequestRange().Revision)
+		case op.GetRequestPut() != nil:
+			err = w.checkPut(v, op.GetRequestPut())
+		case op.GetRequestTxn() != nil:
+			err = w.check(v, op.GetRequestTxn(), inner[0])
+			inner = inner[1:]
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkPut refuses a put that keeps what is not there, or that names a lease that is not there, and sees to it that the value
+// that it keeps is at hand.
+func (w *work) checkPut(v view, r *pb.PutRequest) error {
+	if r.IgnoreValue || r.IgnoreLease {
+		i, ok := v.get(string(r.Key))
+		if !ok {
+			return rpctypes.ErrGRPCKeyNotFound
+		}
+		if r.IgnoreValue {
+			if _, err := w.value(v, i); err != nil {
+				return err
+			}
+		}
+	}
+	if r.Lease != 0 {
+		if _, _, ok := w.e.leases.Get(r.Lease); !ok {
+			return rpctypes.ErrGRPCLeaseNotFound
+		}
+	}
+	return nil
+}
+
+// execute does the branches of the path.
+func (w *work) execute(t *turn, r *pb.TxnRequest, p *path) (*pb.TxnResponse, error) {
+	ops := p.branch(r)
+	response := &pb.TxnResponse{Header: &pb.ResponseHeader{}, Succeeded: p.succeeded, Responses: make([]*pb.ResponseOp, len(ops))}
+	inner := p.inner
+	for n, op := range ops {
+		one := &pb.ResponseOp{}
+		response.Responses[n] = one
+		switch {
+		case op.GetRequestRange() != nil:
+			found, err := t.view().find(op.GetRequestRange())
+			if err != nil {
+				return nil, err
+			}
+			w.ranges = append(w.ranges, found)
+			one.Response = &pb.ResponseOp_ResponseRange{ResponseRange: found.response}
+		case op.GetRequestPut() != nil:
+			put, err := w.put(t, op.GetRequestPut())
+			if err != nil {
+				return nil, err
+			}
+			one.Response = &pb.ResponseOp_ResponsePut{ResponsePut: put}
+		case op.GetRequestDeleteRange() != nil:
+			one.Response = &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: w.delete(t, op.GetRequestDeleteRange())}
+		case op.GetRequestTxn() != nil:
+			txn, err := w.execute(t, op.GetRequestTxn(), inner[0])
+			if err != nil {
+				return nil, err
+			}
+			inner = inner[1:]
+			one.Response = &pb.ResponseOp_ResponseTxn{ResponseTxn: txn}
+		}
+	}
+	return response, nil
+}
+
+// put writes one key; the request has been checked.
+func (w *work) put(t *turn, r *pb.PutRequest) (*pb.PutResponse, error) {
+	value, leaseID := r.Value, r.Lease
+	v := t.view()
+	response := &pb.PutResponse{Header: &pb.ResponseHeader{}}
+	if r.IgnoreValue || r.IgnoreLease || r.PrevKv {
+		i, ok := v.get(string(r.Key))
+		if !ok && (r.IgnoreValue || r.IgnoreLease) {
+			return nil, rpctypes.ErrGRPCKeyNotFound
+		}
+		if r.IgnoreValue {
+			kv, err := w.value(v, i)
+			if err != nil {
+				return nil, err
+			}
+			value = kv.Value
+		}
+		if r.IgnoreLease {
+			leaseID = i.Lease
+		}
+		if r.PrevKv && ok {
+			w.giveBack([]mvcc.Item{i}, func(kvs []*mvccpb.KeyValue) { response.PrevKv = kvs[0] })
+		}
+	}
+	t.put(string(r.Key), value, leaseID)
+	response.Header.Revision = t.revision()
+	return response, nil
+}
+
+// delete deletes the keys of a span.
+func (w *work) delete(t *turn, r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
+	response := &pb.DeleteRangeResponse{Header: &pb.ResponseHeader{}}
+	items := t.view().all(mvcc.SpanOf(r.Key, r.RangeEnd))
+	if r.PrevKv && len(items) > 0 {
+		w.giveBack(items, func(kvs []*mvccpb.KeyValue) { response.PrevKvs = kvs })
+	}
+	for _, i := range items {
+		t.delete(i)
+	}
+	response.Deleted = int64(len(items))
+	response.Header.Revision = t.revision()
+	return response
+}
+
+// onlyReads says whether a transaction changes nothing, whatever branch is taken.
+func onlyReads(r *pb.TxnRequest) bool { return readsOnly(r.Success) && readsOnly(r.Failure) }
+
+func readsOnly(ops []*pb.RequestOp) bool {
+	for _, op := range ops {
+		switch {
+		case op.GetRequestRange() != nil:
+		case op.GetRequestTxn() != nil:
+			if !onlyReads(op.GetRequestTxn()) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
