@@ -42,9 +42,7 @@ func (e *Endpoint) answer(ctx context.Context, req any, method string, handler g
 	}
 	write := !reads[method]
 	if s.inline {
-		response, err := handler(withEngine(clientAuthority(ctx), s.engine), req)
-		s.endCall()
-		return e.checked(ctx, token, write, outcome{response, err})
+		return e.answerInline(ctx, req, s, token, write, handler)
 	}
 	callCtx, cancel := callContext(ctx, s, write)
 	done := make(chan outcome, 1)
@@ -65,6 +63,19 @@ func (e *Endpoint) answer(ctx context.Context, req any, method string, handler g
 		return nil, contextError(ctx.Err())
 	}
 	return e.checked(ctx, token, write, result)
+}
+
+// answerInline runs a call of an InlineEngine.
+func (e *Endpoint) answerInline(ctx context.Context, req any, s *session, token Token, write bool, handler grpc.UnaryHandler) (any, error) {
+	defer s.endCall()
+	callCtx := ctx
+	if _, ends := ctx.Deadline(); !ends {
+		var cancel context.CancelFunc
+		callCtx, cancel = context.WithTimeout(ctx, callBound)
+		defer cancel()
+	}
+	response, err := handler(withEngine(clientAuthority(callCtx), s.engine), req)
+	return e.checked(ctx, token, write, outcome{response, err})
 }
 
 // checked is the answer if it may be given.

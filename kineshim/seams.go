@@ -84,7 +84,7 @@ type Engine interface {
 }
 
 // InlineEngine is an Engine whose unary calls run in the goroutine of their request, with its context: none of them ends its
-// goroutine, and a context that ends, ends the wait for a write and never the write. Calls of other engines run in goroutines
+// goroutine, and a context that ends, ends the wait for a write and never a write that has begun. Calls of other engines run in goroutines
 // of their own, writes with contexts that no client ends.
 type InlineEngine interface {
 	Engine

@@ -48,35 +48,35 @@ func (g *Gate) current() kineshim.Token {
 }
 
 // state is what holds for a token now; changed is closed when that may be otherwise.
-func (g *Gate) state(t kineshim.Token) (err error, changed <-chan struct{}) {
+func (g *Gate) state(t kineshim.Token) (changed <-chan struct{}, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case t != g.token:
-		return kineshim.ErrTokenDead, g.changed
+		return g.changed, kineshim.ErrTokenDead
 	case g.why != "":
-		return &kineshim.ClosedError{Why: g.why}, g.changed
+		return g.changed, &kineshim.ClosedError{Why: g.why}
 	}
-	return nil, g.changed
+	return g.changed, nil
 }
 
 // Enter is the Gate's of package kineshim.
 func (g *Gate) Enter() (kineshim.Token, error) {
 	t := g.current()
-	err, _ := g.state(t)
+	_, err := g.state(t)
 	return t, err
 }
 
 // Check is the Gate's of package kineshim.
 func (g *Gate) Check(t kineshim.Token) error {
-	err, _ := g.state(t)
+	_, err := g.state(t)
 	return err
 }
 
 // Wait is the Gate's of package kineshim.
 func (g *Gate) Wait(ctx context.Context, t kineshim.Token) error {
 	for {
-		err, changed := g.state(t)
+		changed, err := g.state(t)
 		if err == nil || err == kineshim.ErrTokenDead {
 			return err
 		}

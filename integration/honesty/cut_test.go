@@ -128,6 +128,16 @@ func TestCommitCutShortIsNeitherAcknowledgedNorSeen(t *testing.T) {
 	t.Logf("%d commits cut short: %v; %d reads meanwhile", tries, counts, reads)
 }
 
+// awaitHeld returns when a commit waits for the standby.
+func (r *rig) awaitHeld() {
+	r.t.Helper()
+	for deadline := time.Now().Add(recoverBound); r.count("SELECT count(*) "+waiting, r.host.Database) == 0; time.Sleep(retryPause) {
+		if time.Now().After(deadline) {
+			r.t.Fatal("no commit waits for the standby")
+		}
+	}
+}
+
 // tryCut holds one write, cuts it short, and puts a new engine in place of the one that has to fail.
 func tryCut(t *testing.T, r *rig, key string, w held, how cut) (reads int) {
 	t.Helper()
@@ -154,11 +164,7 @@ func tryCut(t *testing.T, r *rig, key string, w held, how cut) (reads int) {
 	}
 	writer, second := r.client(), r.client()
 	request(w.name, func() error { return w.make(writer, key, was[0]) })
-	for deadline := time.Now().Add(recoverBound); r.count("SELECT count(*) "+waiting, r.host.Database) == 0; time.Sleep(retryPause) {
-		if time.Now().After(deadline) {
-			t.Fatal("no commit waits for the standby")
-		}
-	}
+	r.awaitHeld()
 	if !kine() {
 		// Its answer would tell of the first write, whichever way it goes.
 		request("write after it", func() error {
@@ -236,7 +242,7 @@ func (s *spectator) start() {
 	})
 	s.running.Go(func() {
 		progress := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
-		for ctx.Err() == nil {
+		for ctx.Err() == nil && !s.t.Failed() {
 			_ = stream.Send(progress) // its end is the other goroutine's
 			s.read()
 			time.Sleep(retryPause)

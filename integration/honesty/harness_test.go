@@ -105,6 +105,7 @@ type tester interface {
 	Errorf(format string, args ...any)
 	Fatal(args ...any)
 	Fatalf(format string, args ...any)
+	Failed() bool
 	Skip(args ...any)
 	Cleanup(func())
 	Context() context.Context

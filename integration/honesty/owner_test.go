@@ -77,7 +77,7 @@ func (r *rig) own(rng *rand.Rand, n int) *owners {
 func (o *owners) run() {
 	for _, one := range o.all {
 		o.running.Go(func() {
-			for !o.stopping.Load() {
+			for !o.stopping.Load() && !one.t.Failed() {
 				one.step()
 			}
 		})

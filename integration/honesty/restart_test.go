@@ -72,8 +72,10 @@ func (r *rig) survive(c client, how restart) error {
 func TestEverythingSurvivesRestarts(t *testing.T) {
 	needNative(t)
 	checks := number("HONESTY_SEQUENCES", 25)
-	if err := flag.Set("rapid.checks", strconv.Itoa(checks)); err != nil {
-		t.Fatal(err)
+	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.nofailfile": "true"} {
+		if err := flag.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
 	}
 	pg := pgtest.New(t)
 	var operations, done, survived atomic.Int64

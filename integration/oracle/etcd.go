@@ -21,13 +21,13 @@ import (
 var watchResyncPeriod time.Duration
 
 func init() {
-	watchResyncPeriod = 2 * time.Millisecond
+	watchResyncPeriod = 5 * time.Millisecond
 	wal.SegmentSizeBytes = 4 << 20 // 64 MB are made ahead otherwise
 }
 
 const (
-	// etcdTickMs and etcdElectionMs leave etcd's shortest lease at 2 s, as with its defaults: 3/2 of an election timeout in whole
-	// ticks, rounded up to seconds. Ticks are as long as they can be, because the first election waits for a random number.
+	// etcdTickMs and etcdElectionMs leave etcd's shortest lease at 2 s, as with its defaults: 3/2 of an election timeout in
+	// whole ticks, rounded up to seconds. Ticks are few, because the first election waits for a random number of them.
 	etcdTickMs     = 145
 	etcdElectionMs = 5 * etcdTickMs
 	etcdStartBound = 20 * time.Second

@@ -11,6 +11,9 @@ const (
 	maxKeys = 9
 	// minOps and maxOps are of one sequence.
 	minOps, maxOps = 12, 36
+
+	// How many sequences have what takes long, or only etcd's own oversights allow.
+	largeOneIn, negativeOneIn, twiceOneIn = 40, 20, 20
 )
 
 // usual are keys that collide, and hold one another's prefixes.
@@ -19,9 +22,13 @@ var usual = []Bin{"a", "b", "a/1", "a/2", "a/", "c"}
 // odd are keys that an SQL table or an index of text could get wrong.
 var odd = []Bin{
 	"\x00", "a\x00", "a\x00\x00", "\xff", "\xff\xff", "a\xff", "\xc3\x28", "é", "a'b\\c", "A", "%", "_",
-	"compact_rev_key", "compact_rev_key_apiserver", "gap-1", "gap-2", "/registry/health", "kineshim-bytes-", "kineshim-bytes-00",
-	Bin(strings.Repeat("l", 630)), Bin(strings.Repeat("l", 631)), Bin("é" + strings.Repeat("m", 629)), Bin(strings.Repeat("n", 2700)), Bin(strings.Repeat("o", 10000)), Bin("\xfe" + strings.Repeat("p", 3000)),
+	"compact_rev_key", "compact_rev_key_apiserver", "gap-1", "gap-2", "/registry/health",
+	"kineshim-bytes-", "kineshim-bytes-00",
+	long("", "l", 630), long("", "l", 631), long("é", "m", 629), long("", "n", 2700), long("", "o", 10000),
+	long("\xfe", "p", 3000),
 }
+
+func long(begin, then string, n int) Bin { return Bin(begin + strings.Repeat(then, n)) }
 
 // choice draws one of several, with weights.
 type choice[T any] struct {
@@ -44,7 +51,8 @@ func choose[T any](rng *rand.Rand, choices ...choice[T]) T {
 	panic("unreachable")
 }
 
-func oneIn(rng *rand.Rand, n int) bool { return rng.IntN(n) == 0 }
+// oneIn is true once in n; never if n is 0.
+func oneIn(rng *rand.Rand, n int) bool { return n > 0 && rng.IntN(n) == 0 }
 
 func below(rng *rand.Rand, n int) int { return rng.IntN(n) }
 
@@ -57,15 +65,18 @@ type generator struct {
 	granted Lease // how many leases with IDs of the endpoint's
 	// restarts: the endpoint under test may be restarted in the middle.
 	restarts bool
-	// negative revisions are in some sequences.
-	negative bool
+	// negative revisions are in some sequences, and keys that change twice in one revision.
+	negative, twice bool
 	// large values and keys are rare, and only in some sequences.
 	large bool
 }
 
 // sequence draws one.
 func sequence(rng *rand.Rand, restarts bool) []Op {
-	g := &generator{rng: rng, restarts: restarts, large: oneIn(rng, 40), negative: oneIn(rng, 20)}
+	g := &generator{
+		rng: rng, restarts: restarts,
+		large: oneIn(rng, largeOneIn), negative: oneIn(rng, negativeOneIn), twice: oneIn(rng, twiceOneIn),
+	}
 	pool := append([]Bin{}, usual...)
 	if oneIn(rng, 2) {
 		pool = append(pool, odd...)
@@ -279,7 +290,7 @@ func (g *generator) watch() *WatchOp {
 	if oneIn(g.rng, 4) {
 		o.ID = int64(below(g.rng, 5))
 	}
-	for range choose(g.rng, choice[int]{6, func() int { return 0 }}, choice[int]{2, func() int { return 1 }}, choice[int]{1, func() int { return 2 }}) {
+	for range pick(g.rng, []int{0, 0, 0, 0, 0, 0, 1, 1, 2}) {
 		o.Filters = append(o.Filters, int32(below(g.rng, 2)))
 	}
 	return o

@@ -8,7 +8,9 @@ import (
 )
 
 // kineKeys are keys that kine can hold and lists apart.
-var kineKeys = []Bin{"/keys/a/1", "/keys/a/2", "/keys/a/3", "/keys/b/1", "/keys/b/2", "/keys/ab", "/keys/é", "/keys/A/1", "/keys/a/1/x"}
+var kineKeys = []Bin{
+	"/keys/a/1", "/keys/a/2", "/keys/a/3", "/keys/b/1", "/keys/b/2", "/keys/ab", "/keys/é", "/keys/A/1", "/keys/a/1/x",
+}
 
 var kinePrefixes = []Bin{"/keys/a/", "/keys/b/", "/keys/", "/keys/none/"}
 

@@ -3,18 +3,38 @@ package oracle
 // maxDepth is how deep transactions are nested.
 const maxDepth = 2
 
-// txn draws a transaction. Most put no key twice, which etcd refuses. It does not notice a delete from a key on: a put that
-// ignores what was there then ends it in a panic, and is not drawn.
+// txn draws a transaction. Most put no key twice, which etcd refuses. It does not notice a delete from a key on, nor one in a
+// later nested transaction, and changes the key twice. A put that ignores what was there then ends it in a panic: it is not
+// drawn.
 func (g *generator) txn(depth int) *TxnOp {
 	o := g.anyTxn(depth)
-	if depth == 0 && deletesFrom(o) {
+	switch {
+	case depth > 0:
+	case !g.twice:
+		endDeletes(o)
+	case deletesFrom(o):
 		expectNothing(o)
 	}
 	return o
 }
 
+// branches are all of a transaction's operations.
+func branches(o *TxnOp) []Op { return append(append([]Op{}, o.Then...), o.Else...) }
+
+// endDeletes lets nothing be deleted from a key on.
+func endDeletes(o *TxnOp) {
+	for _, op := range branches(o) {
+		if op.Delete != nil && op.Delete.End == "\x00" {
+			op.Delete.End = "\xff\xff\xff"
+		}
+		if op.Txn != nil {
+			endDeletes(op.Txn)
+		}
+	}
+}
+
 func deletesFrom(o *TxnOp) bool {
-	for _, op := range append(append([]Op{}, o.Then...), o.Else...) {
+	for _, op := range branches(o) {
 		if op.Delete != nil && op.Delete.End == "\x00" || op.Txn != nil && deletesFrom(op.Txn) {
 			return true
 		}
@@ -23,7 +43,7 @@ func deletesFrom(o *TxnOp) bool {
 }
 
 func expectNothing(o *TxnOp) {
-	for _, op := range append(append([]Op{}, o.Then...), o.Else...) {
+	for _, op := range branches(o) {
 		if op.Put != nil {
 			op.Put.IgnoreValue, op.Put.IgnoreLease = false, false
 		}
@@ -90,7 +110,7 @@ func (g *generator) branch(depth int) []Op {
 				}
 				return Op{Delete: d}
 			}},
-			choice[Op]{deeper, func() Op { return Op{Txn: g.nested(depth, fresh, careless)} }},
+			choice[Op]{deeper, func() Op { return Op{Txn: g.nested(depth, fresh, careless && g.twice)} }},
 			choice[Op]{boolWeight(careless), func() Op { return Op{} }},
 		))
 	}

@@ -17,8 +17,8 @@ const (
 	foundDir = "testdata/found"
 )
 
-// minimal cuts a sequence down to what still makes two fresh systems differ, and says how they do. Without a difference at the
-// start it returns nil. fields: what is in the operations is cut down too.
+// minimal cuts a sequence down to what still makes two fresh systems differ, and says how they do. Without a difference at
+// the start it returns nil. fields: what is in the operations is cut down too.
 func minimal(ops []Op, fresh func() (*pair, error), fields bool) ([]Op, error) {
 	deadline := time.Now().Add(minimiseBound)
 	differs := func(ops []Op) error {

@@ -104,8 +104,8 @@ func (s *system) txn(a *pb.TxnResponse) {
 	}
 }
 
-// ttlTolerance is by how many seconds the rest of a lease's life may differ: the two were granted one after the other, and each
-// endpoint rounds.
+// ttlTolerance is by how many seconds the rest of a lease's life may differ: the two were granted one after the other, and
+// each endpoint rounds.
 const ttlTolerance = 1
 
 // alike makes equal what two normal answers may differ in because of when they were given.

@@ -135,8 +135,7 @@ type RestartOp struct {
 	Hard bool `json:"hard,omitempty"`
 }
 
-// Lease is a lease's ID as sequences write it: -1000 and below are leases whose ID the endpoint chose, in the order in which a
-// sequence names them.
+// Lease is a lease's ID as sequences write it: -1000 and below are names of leases whose ID the endpoint chose.
 type Lease int64
 
 const chosenByServer Lease = -1000

@@ -160,7 +160,7 @@ func (b *builder) unary(o Op) func() outcome {
 	case o.Txn != nil:
 		return unary(s, s.kv.Txn, b.txn(o.Txn))
 	case o.Compact != nil:
-		return unary(s, s.kv.Compact, &pb.CompactionRequest{Revision: max(1, b.revision(o.Compact.Revision)), Physical: o.Compact.Physical})
+		return unary(s, s.kv.Compact, &pb.CompactionRequest{Revision: b.revision(o.Compact.Revision), Physical: o.Compact.Physical})
 	case o.Grant != nil:
 		return b.grant(o.Grant)
 	case o.Revoke != nil:

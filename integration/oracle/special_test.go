@@ -178,7 +178,7 @@ func TestCompactedWatchBesideOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, id := range []int64{3, 3, 4} {
-			if err := st.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}}); err != nil {
+			if err := st.send(cancelRequest(id)); err != nil {
 				t.Fatal(err)
 			}
 		}

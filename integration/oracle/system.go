@@ -43,7 +43,8 @@ func dial(name, address string, restart func(hard bool) error, closeServer func(
 	}
 	return &system{
 		name: name, conn: conn, kv: pb.NewKVClient(conn), lease: pb.NewLeaseClient(conn), watch: pb.NewWatchClient(conn),
-		restart: restart, close: func() error { return errors.Join(conn.Close(), closeServer()) }, chosen: map[Lease]int64{}, names: map[int64]Lease{},
+		restart: restart, close: func() error { return errors.Join(conn.Close(), closeServer()) },
+		chosen: map[Lease]int64{}, names: map[int64]Lease{},
 	}, nil
 }
 
@@ -117,7 +118,9 @@ func call[Q, R any](s *system, method func(context.Context, Q, ...grpc.CallOptio
 }
 
 // unary is call for what any request comes to.
-func unary[Q any, R message](s *system, method func(context.Context, Q, ...grpc.CallOption) (R, error), request Q) func() outcome {
+func unary[Q any, R message](
+	s *system, method func(context.Context, Q, ...grpc.CallOption) (R, error), request Q,
+) func() outcome {
 	return func() outcome {
 		answer, err := call(s, method, request)
 		return outcome{answer, err}

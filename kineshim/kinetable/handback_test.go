@@ -223,7 +223,7 @@ func TestKineGoesOnWithWhatWeLeave(t *testing.T) {
 		rows = append(rows, Row{ID: i, Revision: 5, Key: key, Created: true, Version: 1, Value: []byte(key), TTL: 3600, Lease: 1 << 40})
 		want[key] = fmt.Sprintf("%s %d %d", key, i, i)
 	}
-	write(t, s, Batch{Rows: rows, Compact: 4})
+	write(t, s, Batch{Rows: rows, Compact: 4, CompactRevision: 4})
 	write(t, s, Batch{Rows: []Row{
 		{ID: 107, Revision: 6, Key: "/bytes\xff\x00", Created: true, Version: 1, Value: []byte("b")},
 		{ID: 108, Revision: 7, Key: "compact_rev_key", Created: true, Version: 1, Value: []byte("100")},

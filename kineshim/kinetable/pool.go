@@ -132,7 +132,8 @@ func (p *pool) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // alive looks whether PostgreSQL has closed an idle connection, or has said something, which is mostly why it will. It
-// costs one system call.
+// costs one system call. It must not take the lock that a Read of the socket holds: after a write that took a while, pgx
+// leaves a goroutine behind in a Read, which ends with the next answer.
 func alive(conn *pgx.Conn) bool {
 	if conn.IsClosed() {
 		return false
@@ -146,10 +147,9 @@ func alive(conn *pgx.Conn) bool {
 		return false
 	}
 	quiet := false
-	err = raw.Read(func(fd uintptr) bool {
+	err = raw.Control(func(fd uintptr) {
 		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		quiet = err == unix.EAGAIN
-		return true
 	})
 	return err == nil && quiet
 }

@@ -71,9 +71,9 @@ type LeaseRow struct {
 // Batch is what one transaction writes.
 type Batch struct {
 	Rows []Row
-	// Compact is the new compacted revision, as the greatest row ID of that revision or one before; 0: unchanged. The
-	// row must be in the table or in Rows.
-	Compact int64
+	// Compact is the new compacted revision as plain kine will see it: a row ID, of that revision's last row or, if it has none,
+	// anything before the next revision's first. 0: unchanged. CompactRevision is the revision itself.
+	Compact, CompactRevision int64
 	// Leases are stored whether they were there or not; of two with one ID the last counts. Revoked are removed, before
 	// Leases are stored: an ID that is in both stays.
 	Leases  []LeaseRow

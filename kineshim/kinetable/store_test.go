@@ -351,10 +351,10 @@ func TestRevisionsNeverGoBackAfterCompaction(t *testing.T) {
 		{ID: 4, Revision: 3, Key: "c", Created: true, Version: 1},
 		{ID: 5, Revision: 4, Key: "a", Deleted: true, PrevID: 2},
 		{ID: 6, Revision: 4, Key: "b", Deleted: true, PrevID: 3},
-	}, Compact: 4})
+	}, Compact: 4, CompactRevision: 3})
 	_, meta := load(t, s)
 	expectEqual(t, "meta", meta, Meta{LastID: 6, Revision: 4, Compacted: 3})
-	write(t, s, Batch{Compact: 6})
+	write(t, s, Batch{Compact: 6, CompactRevision: 4})
 	if err := s.Delete(t.Context(), []int64{1, 2, 3, 5, 6}); err != nil { // 1 is kine's own
 		t.Fatal(err)
 	}

@@ -61,10 +61,8 @@ func writeStatements(sequence string) map[string]string {
 				unnest($11::bigint[]) AS ks_version, unnest($12::bigint[]) AS ks_create, unnest($13::bigint[]) AS ks_lease,
 				unnest($14::bytea[]) AS ks_key, unnest($17::bool[]) AS fetch_old) u WHERE s.linked AND s.last IS NOT NULL`,
 		link: `SELECT ` + fmt.Sprintf(chain, "$1::text", "$2::text"),
-		// The row has a revision of its own: that of the row which prev_revision names, which will be gone, and
-		// ks_create says for which prev_revision it holds, because kine sets that alone.
-		compact: `UPDATE kine SET prev_revision = $1::bigint, ks_create = $1, ks_revision = (SELECT CASE WHEN c.id <= $2::bigint THEN c.id
-			ELSE COALESCE(c.ks_revision, c.id) END FROM kine c WHERE c.id = $1) WHERE name = '` + compactName + `'`,
+		// The row has the compacted revision, and in ks_create for which prev_revision it holds, because kine sets that alone.
+		compact: `UPDATE kine SET prev_revision = $1::bigint, ks_create = $1, ks_revision = $2::bigint WHERE name = '` + compactName + `'`,
 		leases: `INSERT INTO kineshim_lease (id, ttl, expires_ms) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
 			ON CONFLICT (id) DO UPDATE SET ttl = EXCLUDED.ttl, expires_ms = EXCLUDED.expires_ms`,
 		revoke:  `DELETE FROM kineshim_lease WHERE id = ANY ($1::bigint[])`,
@@ -104,7 +102,7 @@ func (s *Store) Write(b Batch) error {
 	if b.Compact != 0 {
 		at := p.out.bind(compact, 2)
 		p.out.bigint(b.Compact)
-		p.out.bigint(s.identityUpto.Load())
+		p.out.bigint(b.CompactRevision)
 		p.out.execute(at)
 		p.counts = append(p.counts, 1)
 	}

@@ -41,8 +41,14 @@ func (e *Engine) Alarm(_ context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse
 	return response, nil
 }
 
-// noSpace says whether puts, transactions with puts, and grants of leases are refused with ErrGRPCNoSpace. It takes nanoseconds.
-func (e *Engine) noSpace() bool { return e.space.refuses.Load() }
+// idReserve is how many row IDs of a table with INTEGER ones are kept for deletions.
+const idReserve = 100_000
+
+// noSpace says whether puts, transactions with puts, and grants of leases are refused with ErrGRPCNoSpace: because an alarm
+// stands, or because an old table's IDs are used up. It takes nanoseconds.
+func (e *Engine) noSpace() bool {
+	return e.space.refuses.Load() || e.index.HeadID() > e.store.MaxID()-idReserve
+}
 
 func (a alarm) proto() *pb.AlarmMember { return &pb.AlarmMember{MemberID: a.member, Alarm: a.kind} }
 

@@ -38,7 +38,7 @@ func (e *Engine) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, er
 	if err := e.checkSize(r.Size()); err != nil {
 		return nil, err
 	}
-	w := &work{e: e}
+	w := &work{e: e, size: r.Size()}
 	var response *pb.PutResponse
 	err := w.turns(ctx, func(t *turn) error {
 		// etcd looks for the lease first.
@@ -48,6 +48,9 @@ func (e *Engine) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, er
 			}
 		}
 		err := w.checkPut(t.view(), r)
+		if err == nil {
+			err = w.needs()
+		}
 		if err == nil {
 			response, err = w.put(t, r)
 		}
@@ -100,15 +103,19 @@ func (e *Engine) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	if response != nil || err != nil {
 		return response, err
 	}
-	w := &work{e: e}
+	w := &work{e: e, size: r.Size()}
 	err = w.turns(ctx, func(t *turn) error {
 		v := t.view()
-		p, err := w.compare(v, r)
-		if err == nil && t.waits(r, p) {
+		p := w.compare(v, r)
+		if err := w.needs(); err != nil {
+			return err
+		}
+		if t.waits(r, p) {
 			return errParked
 		}
+		err := w.check(v, r, p)
 		if err == nil {
-			err = w.check(v, r, p)
+			err = w.needs()
 		}
 		if err == nil {
 			response, err = w.execute(t, r, p)
@@ -134,8 +141,8 @@ func (e *Engine) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 	defer release()
 	w := &work{e: e}
 	v := e.latest()
-	p, err := w.compare(v, r)
-	if err != nil || !p.reads(r) {
+	p := w.compare(v, r)
+	if w.needs() != nil || !p.reads(r) {
 		return nil, nil
 	}
 	if key, hot := hotKey(r); hot && e.seq.contention.contended(key) {

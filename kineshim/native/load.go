@@ -42,7 +42,7 @@ func (e *Engine) load(ctx context.Context) (debts, error) {
 	for _, r := range meta.Leases {
 		leases = append(leases, lease.Lease(r))
 	}
-	adopted, err := l.adoptLeases(ctx, e.store, e.clock.now())
+	adopted, err := l.adopt(ctx, e.store, e.clock.now())
 	if err != nil {
 		return debts{}, err
 	}
@@ -103,12 +103,13 @@ func (l *loader) row(r kinetable.LoadedRow) error {
 	return nil
 }
 
-// adoptLeases stores a lease for each key that plain kine left with a time to live. It begins now, as it would in kine, and
-// keeps its remaining time from now on.
-func (l *loader) adoptLeases(ctx context.Context, store *kinetable.Store, now time.Duration) ([]lease.Lease, error) {
-	if len(l.ttls) == 0 {
-		return nil, nil
-	}
+// noLease is an ID that no lease has.
+const noLease = 0
+
+// adopt stores a lease for each key that plain kine left with a time to live. It begins now, as it would in kine, and keeps its
+// remaining time from now on. In any case it commits something: an engine before may have left rows that are visible here and
+// not yet at the standby. WAL is a sequence, so that after this commit all that has been loaded is durable.
+func (l *loader) adopt(ctx context.Context, store *kinetable.Store, now time.Duration) ([]lease.Lease, error) {
 	var leases []lease.Lease
 	var rows []kinetable.LeaseRow
 	var fixes []kinetable.LeaseFix
@@ -119,15 +120,28 @@ func (l *loader) adoptLeases(ctx context.Context, store *kinetable.Store, now ti
 		fixes = append(fixes, kinetable.LeaseFix{ID: t.row, Lease: granted.ID})
 	}
 	// The leases first: a row that names one which is not there would never expire.
-	err := store.Write(kinetable.Batch{Leases: rows, LeaseClock: now})
-	if err == nil {
-		err = store.Done()
-	}
-	if err == nil {
+	err := commit(ctx, store, kinetable.Batch{Leases: rows, Revoked: []int64{noLease}, LeaseClock: now})
+	if err == nil && len(fixes) > 0 {
 		err = store.Adopt(ctx, nil, fixes)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("adopt the leases of kine: %w", err)
+		return nil, fmt.Errorf("make what was loaded durable: %w", err)
 	}
 	return leases, nil
+}
+
+// commit writes a batch and waits for it. If ctx ends first the store must be closed: only that ends the wait for PostgreSQL,
+// which may wait for a standby.
+func commit(ctx context.Context, store *kinetable.Store, b kinetable.Batch) error {
+	if err := store.Write(b); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- store.Done() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

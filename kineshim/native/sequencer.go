@@ -23,13 +23,16 @@ const (
 	maxBatchRows  = 1000
 	maxBatchBytes = 8 << 20
 	maxBatchOps   = 8192
-	// maxQueued bounds the operations that wait for their turn; the endpoint lets fewer in.
-	maxQueued = 16384
+	// maxQueued and maxQueuedBytes bound the operations that wait for their turn. The endpoint lets fewer in, but while commits
+	// hang, those whose clients have given up stay.
+	maxQueued      = 16384
+	maxQueuedBytes = 256 << 20
 )
 
 // operation is one call that needs a turn.
 type operation struct {
-	ctx  context.Context
+	ctx  context.Context // if it ends before the turn, do is not called
+	size int             // about what it keeps in memory, in bytes
 	do   func(*turn) error
 	err  error
 	done chan struct{} // closed when err stands and all that the turn saw is durable
@@ -73,6 +76,7 @@ type sequencer struct {
 	mu      sync.Mutex // guards the fields below
 	changed sync.Cond
 	queue   []*operation
+	bytes   int         // of the queue
 	tick    *time.Timer // wakes the evaluating goroutine while operations are parked
 	flight  []*batch    // sent, not durable yet, oldest first
 	paused  int         // turns wait while it is not 0
@@ -89,7 +93,12 @@ func newSequencer(e *Engine) *sequencer {
 // submit runs do in the sequencer, in one order with all writes, and returns when everything that it saw and changed is
 // durable; do's error is returned as it is after the same wait. If ctx ends before, the operation is done or not.
 func (e *Engine) submit(ctx context.Context, do func(*turn) error) error {
-	op := &operation{ctx: ctx, do: do, done: make(chan struct{})}
+	return e.submitSized(ctx, 0, do)
+}
+
+// submitSized is submit for an operation that keeps size bytes in memory while it waits.
+func (e *Engine) submitSized(ctx context.Context, size int, do func(*turn) error) error {
+	op := &operation{ctx: ctx, size: size, do: do, done: make(chan struct{})}
 	if err := e.seq.enqueue(op); err != nil {
 		return err
 	}
@@ -107,12 +116,38 @@ func (q *sequencer) enqueue(op *operation) error {
 	if q.stopped {
 		return kineshim.Unavailable(q.e.reason())
 	}
-	if len(q.queue) >= maxQueued {
-		return rpctypes.ErrGRPCRequestTooManyRequests
+	if q.crowded(op) {
+		q.dropGone()
+		if q.crowded(op) {
+			return rpctypes.ErrGRPCRequestTooManyRequests
+		}
 	}
 	q.queue = append(q.queue, op)
+	q.bytes += op.size
 	q.changed.Broadcast()
 	return nil
+}
+
+// crowded is called with mu held, and so is dropGone.
+func (q *sequencer) crowded(op *operation) bool {
+	return len(q.queue) >= maxQueued || q.bytes+op.size > maxQueuedBytes && len(q.queue) > 0
+}
+
+// dropGone forgets operations whose clients have gone before their turn.
+func (q *sequencer) dropGone() {
+	kept := q.queue[:0]
+	q.bytes = 0
+	for _, op := range q.queue {
+		if err := op.ctx.Err(); err != nil {
+			op.err = err
+			close(op.done)
+			continue
+		}
+		kept = append(kept, op)
+		q.bytes += op.size
+	}
+	clear(q.queue[len(kept):])
+	q.queue = kept
 }
 
 // evaluate runs until the engine fails.
@@ -120,7 +155,7 @@ func (q *sequencer) evaluate() {
 	for {
 		ops, ok := q.next()
 		if !ok {
-			q.abandon(append(q.current.ops, q.contention.all()...))
+			q.abandon(q.leftover())
 			return
 		}
 		for i, op := range ops {
@@ -152,7 +187,7 @@ func (q *sequencer) next() ([]*operation, bool) {
 		case len(q.queue) > 0 && q.paused == 0 && !q.current.full():
 			q.idle = false
 			ops := q.queue
-			q.queue = nil
+			q.queue, q.bytes = nil, 0
 			return ops, true
 		}
 		if q.paused > 0 {
@@ -163,18 +198,31 @@ func (q *sequencer) next() ([]*operation, bool) {
 	return nil, false
 }
 
+// leftover takes what nobody else answers any more when the engine has failed. The queue may have been filled again since stop
+// emptied it: by putBack, and by a commit that let a parked operation go.
+func (q *sequencer) leftover() []*operation {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	left := append(append(q.current.ops, q.queue...), q.contention.all()...)
+	q.queue = nil
+	return left
+}
+
 // putBack returns operations that did not fit into the batch.
 func (q *sequencer) putBack(ops []*operation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.queue = append(ops[:len(ops):len(ops)], q.queue...)
+	for _, op := range ops {
+		q.bytes += op.size
+	}
 }
 
 // turn gives op its turn.
 func (q *sequencer) turn(op *operation) {
 	t := &turn{e: q.e, b: q.current, begin: q.e.index.HeadRevision()}
 	t.op = op
-	if !op.parked.IsZero() && op.ctx.Err() != nil { // its client has gone meanwhile, and nothing was done
+	if op.ctx.Err() != nil { // its client has gone meanwhile, and nothing was done
 		op.err = op.ctx.Err()
 		close(op.done)
 		return
@@ -260,7 +308,7 @@ func (q *sequencer) send() error {
 
 // table is the batch as the table takes it.
 func (b *batch) table(e *Engine) kinetable.Batch {
-	t := kinetable.Batch{Rows: b.rows, Compact: b.compactedID}
+	t := kinetable.Batch{Rows: b.rows, Compact: b.compactedID, CompactRevision: b.compacted}
 	for id, l := range b.leases {
 		if l == nil {
 			t.Revoked = append(t.Revoked, id)
@@ -309,10 +357,10 @@ func (q *sequencer) durable() {
 	q.mu.Lock()
 	b := q.flight[0]
 	q.mu.Unlock()
-	if b.compactedID != 0 {
-		e.compactedRev.Store(b.compacted)
-	}
 	e.committedRev.Store(b.revision)
+	if b.compactedID != 0 {
+		e.compactedRev.Store(b.compacted) // never ahead of the committed one
+	}
 	q.mu.Lock()
 	q.flight = q.flight[1:]
 	ops := b.ops

@@ -175,6 +175,7 @@ func (t *turn) lease(id int64, row *kinetable.LeaseRow) {
 // compact moves the compacted revision with the batch.
 func (t *turn) compact(revision int64) {
 	t.e.seq.compacted = revision
-	t.b.compacted, t.b.compactedID = revision, max(t.e.index.LastID(revision), 1)
+	// kine leaves revisions out: the row of one that has none may be older.
+	t.b.compacted, t.b.compactedID = revision, max(t.e.index.LastID(revision), revision, 1)
 	t.wrote = true
 }

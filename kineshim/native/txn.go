@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"kineshim/kineshim"
 	"kineshim/kineshim/mvcc"
@@ -12,6 +13,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // valueTries bounds how often a transaction whose values were not in memory is tried again with values that were fetched. Each
@@ -38,24 +41,45 @@ func (p *path) branch(r *pb.TxnRequest) []*pb.RequestOp {
 
 // work is one transaction (a put and a deletion are small ones) on its way through the sequencer.
 type work struct {
-	e *Engine
-	// fetched holds values that were not in memory at the first try.
+	e    *Engine
+	size int // of the request, in bytes
+	// fetched holds values that were not in memory at an earlier try, and those that a put keeps: what the cache lets go of
+	// between the check and the put is still here. missing is what this try lacks.
 	fetched map[int64]*mvccpb.KeyValue
+	missing []mvcc.Item
+	// deleted is what the transaction deletes before the operation that is checked.
+	deleted []mvcc.Span
 	// later is what is gathered after the turn.
 	ranges    []ranged
 	previous  []mvcc.Item
 	giveBacks []func([]*mvccpb.KeyValue)
 }
 
-// value is the value of an item if it is at hand.
-func (w *work) value(v view, i mvcc.Item) (*mvccpb.KeyValue, error) {
-	if kv := v.known(i.ID); kv != nil {
-		return kv, nil
-	}
+// value is the value of an item; nil if it is not at hand, and noted as missing.
+func (w *work) value(v view, i mvcc.Item) *mvccpb.KeyValue {
 	if kv := w.fetched[i.ID]; kv != nil {
-		return kv, nil
+		return kv
 	}
-	return nil, &needValues{items: []mvcc.Item{i}}
+	if kv := v.known(i.ID); kv != nil {
+		return kv
+	}
+	w.missing = append(w.missing, i)
+	return nil
+}
+
+// needs is an error if values are missing.
+func (w *work) needs() error {
+	if len(w.missing) == 0 {
+		return nil
+	}
+	return &needValues{items: w.missing}
+}
+
+func (w *work) keep(id int64, kv *mvccpb.KeyValue) {
+	if w.fetched == nil {
+		w.fetched = map[int64]*mvccpb.KeyValue{}
+	}
+	w.fetched[id] = kv
 }
 
 // turns submits do, again if values must be fetched first, and then gathers what the answer needs. do must not change anything
@@ -64,27 +88,32 @@ func (w *work) turns(ctx context.Context, do func(*turn) error) error {
 	release := w.e.hold()
 	defer release()
 	for range valueTries {
-		err := w.e.submit(ctx, do)
+		err := w.e.submitSized(ctx, w.size, do)
 		var need *needValues
 		if !errors.As(err, &need) {
 			if err != nil {
 				return err
 			}
-			return w.gather(ctx)
+			return afterTurn(w.gather(ctx))
 		}
 		kvs, err := w.e.values(ctx, need.items)
 		if err != nil {
 			return err
 		}
-		if w.fetched == nil {
-			w.fetched = map[int64]*mvccpb.KeyValue{}
-		}
 		for n, i := range need.items {
-			w.fetched[i.ID] = kvs[n]
+			w.keep(i.ID, kvs[n])
 		}
-		w.ranges, w.previous, w.giveBacks = nil, nil, nil
+		*w = work{e: w.e, size: w.size, fetched: w.fetched}
 	}
 	return kineshim.Unavailable("the values that the transaction compares change too fast to be read; nothing was done")
+}
+
+// afterTurn is an error that came when the turn was over: what it wrote is written.
+func afterTurn(err error) error {
+	if status.Code(err) == codes.Unavailable {
+		return status.Error(codes.Unavailable, status.Convert(err).Message()+kineshim.OutcomeUnknown)
+	}
+	return err
 }
 
 // gather fills in the values of what the turn found.
@@ -115,56 +144,42 @@ func (w *work) giveBack(items []mvcc.Item, set func([]*mvccpb.KeyValue)) {
 	w.giveBacks = append(w.giveBacks, func(all []*mvccpb.KeyValue) { set(all[from:to]) })
 }
 
-// compare finds the path. All compares, also of transactions within, see the keyspace before the first change.
-func (w *work) compare(v view, r *pb.TxnRequest) (*path, error) {
+// compare finds the path. All compares, also of transactions within, see the keyspace before the first change. If values are
+// missing it is not known to be right; all that it lacks has been noted then, so that one more try is enough as a rule.
+func (w *work) compare(v view, r *pb.TxnRequest) *path {
 	p := &path{succeeded: true}
 	for _, c := range r.Compare {
-		ok, err := w.holds(v, c)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
+		if !w.holds(v, c) {
 			p.succeeded = false
 			break
 		}
 	}
 	for _, op := range p.branch(r) {
 		if inner := op.GetRequestTxn(); inner != nil {
-			ip, err := w.compare(v, inner)
-			if err != nil {
-				return nil, err
-			}
-			p.inner = append(p.inner, ip)
+			p.inner = append(p.inner, w.compare(v, inner))
 		}
 	}
-	return p, nil
+	return p
 }
 
-// holds says whether a compare holds for every key that it names, or for a key that is not there if it names none.
-func (w *work) holds(v view, c *pb.Compare) (bool, error) {
+// holds says whether a compare holds for every key that it names, or for a key that is not there if it names none. It takes a
+// missing value for one that holds.
+func (w *work) holds(v view, c *pb.Compare) bool {
 	holds, found := true, false
-	var err error
 	v.each(mvcc.SpanOf(c.Key, c.RangeEnd), func(i mvcc.Item) bool {
 		found = true
-		if c.Target == pb.Compare_VALUE {
-			var kv *mvccpb.KeyValue
-			if kv, err = w.value(v, i); err != nil {
-				return false
-			}
-			holds = result(c.Result, bytes.Compare(kv.Value, c.GetValue()))
-		} else {
+		if c.Target != pb.Compare_VALUE {
 			holds = compareItem(c, i)
+		} else if kv := w.value(v, i); kv != nil {
+			holds = result(c.Result, bytes.Compare(kv.Value, c.GetValue()))
 		}
 		return holds
 	})
-	if err != nil {
-		return false, err
-	}
 	if !found {
-		// A missing value is not an empty one; everything else of a missing key is 0.
-		return c.Target != pb.Compare_VALUE && compareItem(c, mvcc.Item{}), nil
+		// The value of a key that is not there is not an empty one; everything else of it is 0.
+		return c.Target != pb.Compare_VALUE && compareItem(c, mvcc.Item{})
 	}
-	return holds, nil
+	return holds
 }
 
 func compareItem(c *pb.Compare, i mvcc.Item) bool {
@@ -203,9 +218,11 @@ func (w *work) check(v view, r *pb.TxnRequest, p *path) error {
 		var err error
 		switch {
 		case op.GetRequestRange() != nil:
-			err = v.check(op.GetRequestRange().Revision)
+			err = v.checkInTxn(op.GetRequestRange().Revision)
 		case op.GetRequestPut() != nil:
 			err = w.checkPut(v, op.GetRequestPut())
+		case op.GetRequestDeleteRange() != nil:
+			w.deleted = append(w.deleted, mvcc.SpanOf(op.GetRequestDeleteRange().Key, op.GetRequestDeleteRange().RangeEnd))
 		case op.GetRequestTxn() != nil:
 			err = w.check(v, op.GetRequestTxn(), inner[0])
 			inner = inner[1:]
@@ -217,17 +234,18 @@ func (w *work) check(v view, r *pb.TxnRequest, p *path) error {
 	return nil
 }
 
-// checkPut refuses a put that keeps what is not there, or that names a lease that is not there, and sees to it that the value
-// that it keeps is at hand.
+// checkPut refuses a put that keeps what is not there, or will not be there any more (etcd panics then, where it does not see
+// that the deletion and the put overlap), or that names a lease that is not there. It sees to it that the value that is kept is
+// at hand.
 func (w *work) checkPut(v view, r *pb.PutRequest) error {
 	if r.IgnoreValue || r.IgnoreLease {
 		i, ok := v.get(string(r.Key))
-		if !ok {
+		if !ok || slices.ContainsFunc(w.deleted, func(s mvcc.Span) bool { return s.Contains(i.Key) }) {
 			return rpctypes.ErrGRPCKeyNotFound
 		}
 		if r.IgnoreValue {
-			if _, err := w.value(v, i); err != nil {
-				return err
+			if kv := w.value(v, i); kv != nil {
+				w.keep(i.ID, kv)
 			}
 		}
 	}
@@ -286,9 +304,9 @@ func (w *work) put(t *turn, r *pb.PutRequest) (*pb.PutResponse, error) {
 			return nil, rpctypes.ErrGRPCKeyNotFound
 		}
 		if r.IgnoreValue {
-			kv, err := w.value(v, i)
-			if err != nil {
-				return nil, err
+			kv := w.value(v, i)
+			if kv == nil {
+				return nil, w.needs() // it has been checked
 			}
 			value = kv.Value
 		}

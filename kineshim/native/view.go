@@ -27,7 +27,7 @@ type view struct {
 
 // latest is the committed keyspace. The caller holds the rows.
 func (e *Engine) latest() view {
-	// compacted is never ahead of committed: the order of these two reads keeps it so.
+	// compacted is never ahead of committed: the order of these two reads, and of the stores when a batch is durable, keeps it so.
 	compacted := e.compacted()
 	now := e.committed()
 	return view{e: e, at: now, now: now, compacted: compacted, known: e.cached}
@@ -47,6 +47,14 @@ func (v view) check(revision int64) error {
 		return rpctypes.ErrGRPCCompacted
 	}
 	return nil
+}
+
+// checkInTxn is check for a range in a transaction, where etcd takes only 0 for the newest.
+func (v view) checkInTxn(revision int64) error {
+	if revision < 0 && revision < v.compacted {
+		return rpctypes.ErrGRPCCompacted
+	}
+	return v.check(revision)
 }
 
 func (v view) get(key string) (mvcc.Item, bool) { return v.e.index.Get(key, v.at) }

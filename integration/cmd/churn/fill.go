@@ -25,6 +25,11 @@ FROM (SELECT *, CASE WHEN mortal THEN g % 5 ELSE g END AS phase, mortal AND g % 
 	FROM (SELECT n + 2 AS id, n % $3::bigint AS k, n / $3::bigint AS g, (n % $3::bigint) % 10 = 0 AS mortal
 		FROM generate_series($1::bigint, $2::bigint - 1) AS n) a) b`
 
+// mortalEvery is one of how many keys comes and goes in fillSQL. In the end it is gone or not, as the number of rows has it.
+const mortalEvery = 10
+
+func mortal(k int64) bool { return k%mortalEvery == 0 }
+
 // nameOf is the key that fillSQL gives number k.
 func nameOf(k int64) string {
 	kinds := []string{"pods", "configmaps", "secrets", "endpointslices"}

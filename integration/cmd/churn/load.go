@@ -21,7 +21,7 @@ const (
 	// Of 100 writes, those that create an event, which ends with its lease, and those that create or delete an object. The rest
 	// are updates.
 	eventPercent, createPercent, deletePercent = 12, 7, 7
-	// valueBytes is the size of most values, largeBytes of one in largeOne: TOAST takes those.
+	// valueBytes is the size of most values, largeBytes that of one object in largeOne: TOAST takes those.
 	valueBytes, largeBytes, largeOne = 300, 6000, 100
 	// leaseFor is how long one lease is used for new events, as Kubernetes does.
 	leaseFor = time.Minute
@@ -31,7 +31,7 @@ const (
 	compactRevKey = "compact_rev_key"
 )
 
-// churn writes as Kubernetes does. Each worker has keys of its own.
+// churn writes as Kubernetes does. Each worker has keys of its own, of which it updates those that live.
 type churn struct {
 	o      options
 	client *clientv3.Client
@@ -230,23 +230,29 @@ func (w *worker) write(ctx context.Context) error {
 		w.objects = w.objects[:len(w.objects)-1]
 		return w.atMod(ctx, key, clientv3.OpDelete(key))
 	}
-	key := w.key()
-	return w.atMod(ctx, key, clientv3.OpPut(key, w.value()))
+	number := w.key()
+	key := nameOf(number)
+	return w.atMod(ctx, key, clientv3.OpPut(key, w.value(number)))
 }
 
-// key is one of this worker's, of those that kine has left.
-func (w *worker) key() string {
+// key is one of this worker's, of those that kine has left and that live: what is there must not grow by itself.
+func (w *worker) key() int64 {
 	among := w.c.o.keys
 	if w.random.Float64() < hotShare {
 		among = min(among, hotKeys)
 	}
-	number := int64(w.number)
-	return nameOf((w.random.Int64N(among)/int64(w.c.o.workers)*int64(w.c.o.workers) + number) % w.c.o.keys)
+	for {
+		key := w.random.Int64N(among)
+		if !mortal(key) && key/mortalEvery%int64(w.c.o.workers) == int64(w.number) {
+			return key
+		}
+	}
 }
 
-func (w *worker) value() string {
+// value is that of an object with a number.
+func (w *worker) value(number int64) string {
 	size := valueBytes/2 + w.random.IntN(valueBytes)
-	if w.random.IntN(largeOne) == 0 {
+	if number%largeOne == 1 {
 		size = largeBytes
 	}
 	var b bytes.Buffer
@@ -260,7 +266,7 @@ func (w *worker) create(ctx context.Context, kind string, opts ...clientv3.OpOpt
 	w.created++
 	key := fmt.Sprintf("/registry/%s/default/%d-%d.%x", kind, w.number, w.created, w.random.Uint64())
 	answer, err := w.c.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, w.value(), opts...)).Commit()
+		Then(clientv3.OpPut(key, w.value(int64(w.created)), opts...)).Commit()
 	if err != nil {
 		return "", fmt.Errorf("create: %w", err)
 	}

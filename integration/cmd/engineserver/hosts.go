@@ -143,7 +143,8 @@ func (h *hosts) restart(host *enginehost.Host, hard bool) error {
 		return host.RestartEngine()
 	}
 	failed := host.EngineFailed()
-	if err := h.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + host.Database + "'"); err != nil {
+	err := h.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + host.Database + "'")
+	if err != nil {
 		return err
 	}
 	timeout := time.NewTimer(failBound)
