@@ -256,8 +256,11 @@ func (g *generator) compact() *CompactOp {
 	o.Revision = choose(g.rng,
 		choice[Rev]{6, func() Rev { return Rev{From: "cur", Plus: -int64(below(g.rng, 8))} }},
 		choice[Rev]{3, func() Rev { return g.revision() }},
-		choice[Rev]{1, func() Rev { return Rev{} }},
+		choice[Rev]{1, func() Rev { return pick(g.rng, []Rev{{Plus: 1}, {From: "compacted"}, {From: "cur", Plus: 1}}) }},
 	)
+	if g.negative && oneIn(g.rng, 4) {
+		o.Revision = Rev{} // which etcd accepts once
+	}
 	return o
 }
 

@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"cmp"
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -124,7 +125,7 @@ func (r *run) alike(ref, own outcome) {
 		// In the order of their expiry, which a restart may blur.
 		if r.pair.restarted {
 			for _, l := range [][]*pb.LeaseStatus{a.Leases, own.answer.(*pb.LeaseLeasesResponse).Leases} {
-				slices.SortFunc(l, func(x, y *pb.LeaseStatus) int { return int(x.ID - y.ID) })
+				slices.SortFunc(l, func(x, y *pb.LeaseStatus) int { return cmp.Compare(x.ID, y.ID) })
 			}
 		}
 	}

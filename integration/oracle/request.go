@@ -6,12 +6,16 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// resolve says what a number is now, in the reference's revisions. What comes from somewhere is never negative.
+// resolve says what a number is now, in the reference's revisions. What comes from somewhere is never negative, and no revision
+// is below 1.
 func (r *run) resolve(n Rev) (int64, error) {
 	if n.From == "" {
 		return n.Plus, nil
 	}
 	v, err := r.from(n)
+	if n.From == "cur" || n.From == "base" {
+		return max(v, 1), err
+	}
 	return max(v, 0), err
 }
 

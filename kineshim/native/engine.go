@@ -27,6 +27,8 @@ const (
 	defaultMaxTxnOps       = 128
 	// closeBound is how long the end of an engine waits for its own goroutines.
 	closeBound = 5 * time.Second
+	// clockBound is how long it waits for the lease clock to be stored.
+	clockBound = 300 * time.Millisecond
 	// writeBound is how long it waits for a batch to be sent, which takes milliseconds unless PostgreSQL hangs.
 	writeBound = time.Second
 )
@@ -218,6 +220,7 @@ func (e *Engine) Close() error {
 			e.store.Cut() // PostgreSQL takes nothing
 			<-e.seq.evaluated
 		}
+		e.saveClock()
 		err = e.store.Close()
 		ended := make(chan struct{})
 		go func() { // ends with what it waits for
@@ -233,6 +236,18 @@ func (e *Engine) Close() error {
 		}
 	})
 	return err
+}
+
+// saveClock stores the lease clock, so that an end that was planned makes no lease longer. Nothing is lost if it fails.
+func (e *Engine) saveClock() {
+	if len(e.leases.All()) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), clockBound)
+	defer cancel()
+	if err := e.store.SaveLeaseClock(ctx, e.clock.now()); err != nil {
+		e.log.Debug("the lease clock was not stored at the end", "error", err)
+	}
 }
 
 // usable says why the engine must not be asked.

@@ -96,7 +96,8 @@ func (s source) event(r kinetable.HistoryRow, compacted int64) watch.Event {
 		event.Kv = keyValue(i, r.Value)
 	}
 	if before := r.Revision - 1; !r.Created && before >= compacted {
-		if i, ok := index.Get(r.Key, before); ok {
+		// The row's old value is another's if the key changed twice in the revision: the hub asks for the right one then.
+		if i, ok := index.Get(r.Key, before); ok && i.ID == r.PrevID {
 			event.Prev, event.PrevID = keyValue(i, r.OldValue), i.ID
 		}
 	}

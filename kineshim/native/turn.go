@@ -119,7 +119,9 @@ func (t *turn) delete(item mvcc.Item) {
 }
 
 // previous fills in what the row says of the one that it replaces, and returns that as it was if it is in memory. What is not is
-// fetched by PostgreSQL, which has it: only a row of this very batch would not be there yet, and those are in memory.
+// fetched by PostgreSQL, which has it: only a row of this very batch would not be there yet, and those are in memory. To
+// watchers, what comes before a change is the key at the revision before: of a key that changes twice in one revision they
+// ask for it.
 func (t *turn) previous(head mvcc.Item, row *kinetable.Row) *mvccpb.KeyValue {
 	row.PrevID = head.ID
 	kv := t.b.kv(head.ID)
@@ -131,6 +133,9 @@ func (t *turn) previous(head mvcc.Item, row *kinetable.Row) *mvccpb.KeyValue {
 		return nil
 	}
 	row.OldValue = kv.Value
+	if head.Mod > t.begin {
+		return nil
+	}
 	return kv
 }
 
