@@ -67,7 +67,8 @@ func (m *model) stay(kind string) {
 	defer func() { r.stop() }()
 	m.look(r)
 	var lease clientv3.LeaseID
-	for range rapid.IntRange(0, maxWrites).Draw(m.rt, "writes by "+kind) {
+	writes := rapid.OneOf(rapid.Just(0), rapid.IntRange(0, maxWrites), rapid.IntRange(0, maxWrites)).Draw(m.rt, "writes by "+kind)
+	for range writes {
 		if kind == nativeEngine {
 			m.native(r, &lease)
 		} else {

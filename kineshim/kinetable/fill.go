@@ -43,7 +43,7 @@ func (t *takeover) fill(ctx context.Context, tx pgx.Tx, before *survey) error {
 		return err
 	}
 	if before.Table != nil && before.Table.has("ks_revision") { // if not, a look at all rows is saved
-		if err := t.believe(ctx, tx, table, state); err != nil {
+		if err := t.believe(ctx, tx, table, state, len(before.Table.Kine) > 0); err != nil {
 			return err
 		}
 	}
@@ -71,9 +71,13 @@ func (t *takeover) fill(ctx context.Context, tx pgx.Tx, before *survey) error {
 	return err
 }
 
-// believe notices that kine has written since an engine of ours did: its rows have no ks_revision. It has shown row IDs as
-// revisions, so from then on every row's revision is its ID. (compact_rev_key has a ks_revision of another meaning.)
-func (t *takeover) believe(ctx context.Context, tx pgx.Tx, table, state string) error {
+// believe notices that kine has had the table since an engine of ours took it. Kine shows row IDs as revisions, so from then on
+// every row's revision is its ID. If kine has written, its rows have no ks_revision. (compact_rev_key has one of another meaning.)
+// If it was only read from, its indexes are there: an engine drops them, and kine makes them when it starts.
+func (t *takeover) believe(ctx context.Context, tx pgx.Tx, table, state string, indexed bool) error {
+	if indexed {
+		return t.identify(ctx, tx, table, state, "true")
+	}
 	return t.identify(ctx, tx, table, state, `(SELECT ks_revision IS NULL FROM `+table+`
 		WHERE name <> 'compact_rev_key' ORDER BY id DESC LIMIT 1)`)
 }
@@ -88,7 +92,7 @@ func (t *takeover) identify(ctx context.Context, tx pgx.Tx, table, state, condit
 		return nil
 	}
 	if err == nil {
-		t.log.Info("somebody else has written since kineshim last did: revisions are row IDs from there on", "upto", upto)
+		t.log.Info("kine has had the table since kineshim last did: revisions are row IDs up to there", "upto", upto)
 	}
 	return err
 }

@@ -24,7 +24,7 @@ import (
 // without the unique one it would not notice lost races. So until that index is there kine cannot insert.
 //
 // BUG(guard): a kine that is started while an engine serves makes its indexes again, and reads. The indexes make the engine's
-// writes slower until the next takeover.
+// writes slower until the next takeover, which takes them for the sign that kine has shown row IDs as revisions.
 const (
 	// engineLock is the engine lock's key; its upper and lower 32 bits are what pg_locks shows. It says "kineshim".
 	engineLock      = engineLockClass<<32 | engineLockObject

@@ -144,6 +144,7 @@ func (l *loader) finish(m *Meta) error {
 		return errors.New("there is no row named " + compactName)
 	}
 	m.LastID = max(l.lastID, c.compacted)
+	m.Untouched = c.compacted == 0
 	m.Revision = max(l.revision, l.floor)
 	switch {
 	case c.compacted <= l.identityUpto || l.offset == 0 && c.revisionOf != c.compacted:

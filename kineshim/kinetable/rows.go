@@ -88,6 +88,7 @@ type Meta struct {
 	// on from here.
 	LastID, Revision int64
 	Compacted        int64 // the compacted revision
+	Untouched        bool  // nothing has ever been compacted; set by Load only
 	LeaseClock       time.Duration
 	Leases           []LeaseRow // in no order
 }

@@ -180,9 +180,6 @@ func (s *Store) fail(err error) {
 	s.failing.Do(func() {
 		s.why = err
 		close(s.failed)
-		if !errors.Is(err, ErrClosed) {
-			s.log.Error("the table is lost", "err", err)
-		}
 	})
 }
 

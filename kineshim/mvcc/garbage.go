@@ -24,9 +24,9 @@ type Dead struct {
 	ID  int64
 }
 
-// Garbage returns all rows that no read at revision at or later needs, nor a watch that starts there, ascending by ID. So
-// rows of revision at itself are not among them, not even tombstones, as in etcd since 3.5.16. at must not be after the
-// committed revision.
+// Garbage returns all rows that no read at revision at or later needs, nor a watch that starts there, ascending by ID. So a
+// key's last row of revision at itself is not among them, not even a tombstone, as in etcd since 3.5.16. at must not be after
+// the committed revision.
 func (x *Index) Garbage(at int64) []Dead {
 	g := collector{at: at}
 	for more := true; more; {
@@ -77,12 +77,12 @@ func (g *collector) key(r *record, most int) bool {
 		return true
 	}
 	end := keep.id() // the first row that a read needs
-	if keep.dead() {
+	if keep.dead() && keep.mod < g.at {
 		end++
 	}
 	full := false
 	take := func(v *revision) bool {
-		if v.id() >= end || v.mod == g.at {
+		if v.id() >= end {
 			return false
 		}
 		if full = len(g.dead) >= most; full {

@@ -90,14 +90,14 @@ func TestTombstoneWithoutAKeyIsGarbage(t *testing.T) {
 	}
 }
 
-func TestRowsOfTheCompactedRevisionAreKeptForWatches(t *testing.T) {
+func TestTombstonesOfTheCompactedRevisionAreKeptForWatches(t *testing.T) {
 	x := New()
 	x.Append(put(2, 2, "a"))
 	x.Append(put(3, 2, "b"))
 	x.Append(put(4, 3, "b"))       // in one transaction with
 	x.Append(tombstone(5, 3, "b")) // these
 	x.Append(tombstone(6, 3, "a"))
-	if got, want := x.Garbage(3), []Dead{{"a", 2}, {"b", 3}}; !slices.Equal(got, want) {
+	if got, want := x.Garbage(3), []Dead{{"a", 2}, {"b", 3}, {"b", 4}}; !slices.Equal(got, want) {
 		t.Fatalf("garbage at 3: %v, want %v", got, want)
 	}
 	x.Append(put(7, 4, "c"))

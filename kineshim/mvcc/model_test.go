@@ -76,10 +76,10 @@ func (m *model) lastID(rev int64) int64 {
 func (m *model) garbage(at int64) []Dead {
 	var dead []Dead
 	for _, c := range m.rows {
-		if c.Key == "" || c.Mod >= at || m.pruned[c.ID] {
+		if c.Key == "" || c.Mod > at || m.pruned[c.ID] {
 			continue
 		}
-		if keep, _ := m.newest(c.Key, at); keep.ID != c.ID || keep.Deleted {
+		if keep, _ := m.newest(c.Key, at); keep.ID != c.ID || keep.Deleted && keep.Mod < at {
 			dead = append(dead, Dead{Key: c.Key, ID: c.ID})
 		}
 	}

@@ -200,7 +200,7 @@ func (e *Engine) fail(why error) {
 		case errors.Is(why, errRestored):
 			e.log.Info("the native engine starts anew", "why", why)
 		default:
-			e.log.Error("the native engine ends", "why", why)
+			e.log.Warn("the native engine ends, and is started anew", "why", why)
 		}
 		e.cancel()
 		e.seq.stop()

@@ -91,7 +91,7 @@ func (e *Engine) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	if err := checkOverlaps(r); err != nil {
 		return nil, err
 	}
-	if !onlyReads(r) {
+	if !onlyRanges(r) {
 		if err := e.checkSize(r.Size()); err != nil {
 			return nil, err
 		}

@@ -33,7 +33,7 @@ func (e *Engine) load(ctx context.Context) (debts, error) {
 	e.index.Compacted(meta.Compacted)
 	e.committedRev.Store(meta.Revision)
 	e.compactedRev.Store(meta.Compacted)
-	if meta.Compacted == 0 {
+	if meta.Untouched {
 		e.compactedRev.Store(-1) // etcd's: even revision 0 can be compacted once
 	}
 	e.clock = newLeaseClock(meta.LeaseClock)

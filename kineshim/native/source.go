@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"slices"
 
 	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/mvcc"
@@ -69,7 +70,12 @@ func (s source) History(ctx context.Context, after, upto int64, limit int) ([]wa
 // commits groups rows by their revision.
 func (s source) commits(rows []kinetable.HistoryRow, compacted int64) []watch.Commit {
 	var commits []watch.Commit
-	for _, r := range rows {
+	for i, r := range rows {
+		if r.Revision == compacted && slices.ContainsFunc(rows[i+1:], func(later kinetable.HistoryRow) bool {
+			return later.Revision == r.Revision && later.Key == r.Key
+		}) {
+			continue // changed again in the compacted revision: the row is garbage, deleted or not
+		}
 		if n := len(commits); n == 0 || commits[n-1].Revision != r.Revision {
 			commits = append(commits, watch.Commit{Revision: r.Revision})
 		}

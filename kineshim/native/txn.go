@@ -337,19 +337,14 @@ func (w *work) delete(t *turn, r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse
 	return response
 }
 
-// onlyReads says whether a transaction changes nothing, whatever branch is taken.
-func onlyReads(r *pb.TxnRequest) bool { return readsOnly(r.Success) && readsOnly(r.Failure) }
-
-func readsOnly(ops []*pb.RequestOp) bool {
-	for _, op := range ops {
-		switch {
-		case op.GetRequestRange() != nil:
-		case op.GetRequestTxn() != nil:
-			if !onlyReads(op.GetRequestTxn()) {
+// onlyRanges says whether a transaction holds nothing but ranges. As in etcd, one that holds another transaction counts as a
+// write, whatever that one does.
+func onlyRanges(r *pb.TxnRequest) bool {
+	for _, branch := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range branch {
+			if op.GetRequestRange() == nil {
 				return false
 			}
-		default:
-			return false
 		}
 	}
 	return true

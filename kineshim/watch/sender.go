@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -249,7 +250,11 @@ func (s *stream) readOn(b batch, r *round) error {
 	s.mu.Unlock()
 	h.mu.Unlock()
 	for _, c := range r.page {
-		if p := c.part(w); len(p.entries) > 0 {
+		p := c.part(w)
+		if c.revision <= compacted {
+			p.entries = settled(p.entries)
+		}
+		if len(p.entries) > 0 {
 			b.parts = append(b.parts, p)
 		}
 	}
@@ -262,6 +267,18 @@ func (s *stream) readOn(b batch, r *round) error {
 	return s.deliver(&pb.WatchResponse{
 		Header: &pb.ResponseHeader{}, WatchId: w.id, Canceled: true, CompactRevision: compacted,
 	})
+}
+
+// settled leaves out what was changed again in the same revision: of the compacted revision, nobody knows that any more.
+func settled(entries []*entry) []*entry {
+	var kept []*entry
+	for i, e := range entries {
+		again := func(later *entry) bool { return string(later.key()) == string(e.key()) }
+		if !slices.ContainsFunc(entries[i+1:], again) {
+			kept = append(kept, e)
+		}
+	}
+	return kept
 }
 
 // part returns the events that are in a watcher's span.

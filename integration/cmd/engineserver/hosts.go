@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +31,7 @@ const (
 // hosts are the endpoints that run, by ID. Its methods may be called from any goroutine.
 type hosts struct {
 	pg     *pgtest.Server
-	engine kineshim.EngineFactory
+	engine func(progress time.Duration) kineshim.EngineFactory
 	log    *slog.Logger
 
 	sql   sync.Mutex // guards admin
@@ -42,7 +43,7 @@ type hosts struct {
 }
 
 // newHosts prepares the template.
-func newHosts(pg *pgtest.Server, engine kineshim.EngineFactory, log *slog.Logger) (*hosts, error) {
+func newHosts(pg *pgtest.Server, engine func(time.Duration) kineshim.EngineFactory, log *slog.Logger) (*hosts, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), sqlBound)
 	defer cancel()
 	admin, err := pgx.Connect(ctx, pg.SuperDSN("postgres"))
@@ -50,7 +51,7 @@ func newHosts(pg *pgtest.Server, engine kineshim.EngineFactory, log *slog.Logger
 		return nil, err
 	}
 	h := &hosts{pg: pg, engine: engine, log: log, admin: admin, running: map[string]*enginehost.Host{}}
-	host, err := enginehost.Start(enginehost.Options{Engine: engine, PG: pg, Database: template, Log: log})
+	host, err := enginehost.Start(enginehost.Options{Engine: engine(0), PG: pg, Database: template, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, h.close())
 	}
@@ -84,13 +85,18 @@ func (h *hosts) control() http.Handler {
 }
 
 // serveNew starts an endpoint on a fresh database: a copy of the template or, with virgin=1, one in which nothing has ever
-// been. It answers {"id", "address"}.
+// been; progress is how often idle watches are told of it. It answers {"id", "address"}.
 func (h *hosts) serveNew(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	h.next++
 	id := strconv.Itoa(h.next)
 	h.mu.Unlock()
-	host, err := h.start(database(id), r.FormValue("virgin") != "")
+	progress, err := time.ParseDuration(cmp.Or(r.FormValue("progress"), "0s"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	host, err := h.start(database(id), r.FormValue("virgin") != "", progress)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -104,7 +110,7 @@ func (h *hosts) serveNew(w http.ResponseWriter, r *http.Request) {
 
 func database(id string) string { return "engine" + id }
 
-func (h *hosts) start(name string, virgin bool) (*enginehost.Host, error) {
+func (h *hosts) start(name string, virgin bool, progress time.Duration) (*enginehost.Host, error) {
 	// A file copy of the template is half the cost of logging it.
 	from := " TEMPLATE " + template + " STRATEGY file_copy"
 	if virgin {
@@ -113,7 +119,7 @@ func (h *hosts) start(name string, virgin bool) (*enginehost.Host, error) {
 	if err := h.exec("CREATE DATABASE " + name + " OWNER " + pgtest.Role + from); err != nil {
 		return nil, err
 	}
-	host, err := enginehost.Start(enginehost.Options{Engine: h.engine, PG: h.pg, Database: name, Log: h.log})
+	host, err := enginehost.Start(enginehost.Options{Engine: h.engine(progress), PG: h.pg, Database: name, Log: h.log})
 	if err != nil {
 		return nil, errors.Join(err, h.drop(name))
 	}

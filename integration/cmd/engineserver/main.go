@@ -26,7 +26,13 @@ import (
 	"kineshim/kineshim/native"
 )
 
-var engines = map[string]kineshim.EngineFactory{"native": native.Factory(native.Config{}), "kine": kineshim.KineEngine}
+// Of the native one, progress is how often idle watches are told of it; 0: the default.
+var engines = map[string]func(progress time.Duration) kineshim.EngineFactory{
+	"native": func(progress time.Duration) kineshim.EngineFactory {
+		return native.Factory(native.Config{WatchProgressEvery: progress})
+	},
+	"kine": func(time.Duration) kineshim.EngineFactory { return kineshim.KineEngine },
+}
 
 // drainBound is how long control calls in flight may take when the server ends.
 const drainBound = 5 * time.Second
