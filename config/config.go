@@ -110,7 +110,7 @@ const (
 	DefaultWitnessLostAfter = 10 * time.Second
 	DefaultClientListen     = "127.0.0.1:2379"
 	DefaultSlotKeep         = "2GB"
-	DefaultCacheBytes       = 256 << 20
+	DefaultCacheBytes       = 128 << 20
 	DefaultMaxRequestBytes  = 3 * 1024 * 1024 / 2
 	DefaultMaxTxnOps        = 128
 )

@@ -69,7 +69,7 @@ func (e *Endpoint) answer(ctx context.Context, req any, method string, handler g
 func (e *Endpoint) answerInline(ctx context.Context, req any, s *session, token Token, write bool, handler grpc.UnaryHandler) (any, error) {
 	defer s.endCall()
 	callCtx := ctx
-	if _, ends := ctx.Deadline(); !ends {
+	if _, ends := ctx.Deadline(); !ends && write { // a read waits for nothing that the session's end does not end
 		var cancel context.CancelFunc
 		callCtx, cancel = context.WithTimeout(ctx, callBound)
 		defer cancel()

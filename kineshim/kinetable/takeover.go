@@ -41,9 +41,11 @@ const (
 const lockNotAvailable = "55P03"
 
 // enterSQL sets what the writing session must have, whatever the role and the database say, and takes the locks if they are
-// free. transaction_timeout came with PostgreSQL 17.
+// free. transaction_timeout came with PostgreSQL 17; lz4, which compresses ten times as fast as PostgreSQL's own method, is
+// there if PostgreSQL was built with it.
 var enterSQL = fmt.Sprintf(`SET synchronous_commit = on;
 	SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL;
+	SELECT set_config(name, 'lz4', false) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals);
 	SELECT CASE WHEN pg_try_advisory_lock(%[1]d) THEN %[2]s END;`, engineLock, sessionLockSQL)
 
 // sessionLockSQL is done only with the engine lock held, so that it does not wait for long.

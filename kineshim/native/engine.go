@@ -21,7 +21,7 @@ import (
 
 const (
 	// defaultCacheBytes holds the values of a Kubernetes of some hundred nodes.
-	defaultCacheBytes = 256 << 20
+	defaultCacheBytes = 128 << 20
 	// defaultMaxRequestBytes and defaultMaxTxnOps are etcd's --max-request-bytes and --max-txn-ops.
 	defaultMaxRequestBytes = 3 * 1024 * 1024 / 2
 	defaultMaxTxnOps       = 128
@@ -37,7 +37,7 @@ const (
 type Config struct {
 	// Cluster says who the members are; nil: a single member that leads.
 	Cluster Cluster
-	// CacheBytes bounds the values kept in memory; 0 is 256 MiB.
+	// CacheBytes bounds the values kept in memory; 0 is 128 MiB.
 	CacheBytes int64
 	// MaxRequestBytes bounds a write request as etcd's --max-request-bytes does; 0 is 1.5 MiB.
 	MaxRequestBytes int
