@@ -16,8 +16,8 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X k
 PRODUCTS := ./cmd/kineshim ./cmd/raftwitness ./cmd/shimctl
 LAB := ./integration/cmd/devcluster ./integration/cmd/kv
 TOOLS := bin/tools
-# The product, and the modules that hold what only tests need.
-MODULES := . integration/oracle integration/kubernetes integration/peers
+# The product, and the modules of tests that need more than it may link.
+MODULES := . integration/oracle integration/kubernetes
 
 .PHONY: help
 help: ## list the targets

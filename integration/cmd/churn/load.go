@@ -37,6 +37,7 @@ type churn struct {
 	client *clientv3.Client
 	began  time.Time
 	next   atomic.Int64 // number of the next write
+	late   atomic.Int64 // nanoseconds by which the schedule has been put off
 
 	mu         sync.Mutex // guards the fields below
 	latencies  []time.Duration
@@ -182,17 +183,25 @@ type worker struct {
 	random  *rand.Rand
 }
 
+// mayLag is by how much the writers may be behind and catch up. More is left out: a burst after a pause of the machine would be
+// no steady load.
+const mayLag = time.Second
+
 // maxErrors ends a run: the numbers would mean nothing.
 const maxErrors = 1000
 
 func (w *worker) run(ctx context.Context, fail context.CancelCauseFunc) {
 	for {
 		n := w.c.next.Add(1) - 1
-		at := w.c.began.Add(time.Duration(float64(n) / w.c.o.rate * float64(time.Second)))
+		late := w.c.late.Load()
+		at := w.c.began.Add(time.Duration(float64(n)/w.c.o.rate*float64(time.Second) + float64(late)))
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(time.Until(at)):
+		}
+		if behind := time.Since(at); behind > mayLag {
+			w.c.late.CompareAndSwap(late, late+int64(behind)) // or another worker has just done it
 		}
 		began := time.Now()
 		op, cancel := context.WithTimeout(ctx, opBound)
