@@ -61,7 +61,31 @@ func load(t testing.TB, s *Store) ([]LoadedRow, Meta) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	meta.Untouched = false // has a test of its own
 	return rows, meta
+}
+
+func TestCompactionOfNothingIsRemembered(t *testing.T) {
+	server, database := testDatabase(t)
+	s := openStore(t, server, database)
+	untouched := func() bool {
+		meta, err := s.Load(t.Context(), func(LoadedRow) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meta.Compacted != 0 {
+			t.Errorf("compacted at %d", meta.Compacted)
+		}
+		return meta.Untouched
+	}
+	if !untouched() {
+		t.Error("a virgin table counts as compacted")
+	}
+	write(t, s, Batch{Compact: 1})
+	s = reopen(t, s, server, database)
+	if untouched() {
+		t.Error("a compaction at revision 0 is forgotten")
+	}
 }
 
 // write commits one batch.

@@ -185,7 +185,7 @@ Try it:
     bin/kv --endpoint %[2]s put /demo/greeting hello
     bin/kv --endpoint %[3]s get /demo/greeting
     bin/kv --endpoint %[3]s watch /demo/
-    etcdctl --endpoints %[2]s get /demo/greeting    # if you have it; this engine knows only the requests that Kubernetes makes
+    etcdctl --endpoints %[2]s get /demo/greeting    # if you have it
     bin/shimctl --socket %[4]s --socket %[5]s status --watch
 `, d.dir, d.c.ClientURL(cluster.A), d.c.ClientURL(cluster.B), d.path(cluster.A, "control.sock"), d.path(cluster.B, "control.sock"))
 	if d.k3s {
