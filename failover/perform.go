@@ -22,8 +22,9 @@ const (
 	followTimeout   = 10 * time.Second
 	proveTimeout    = 5 * time.Second
 	ackerTimeout    = 10 * time.Second
-	engineTimeout   = 30 * time.Second
-	grantTimeout    = 2 * time.Second
+	// engineTimeout is for the load of a huge table from a slow disk. It ends before if something else is to be done.
+	engineTimeout = 10 * time.Minute
+	grantTimeout  = 2 * time.Second
 )
 
 // perform carries out one action. It returns errNotNow for what passes by itself.

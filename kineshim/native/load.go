@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"kineshim/kineshim/kinetable"
@@ -20,7 +21,7 @@ type debts struct {
 
 // load fills the index, the leases and the revisions from the table.
 func (e *Engine) load(ctx context.Context) (debts, error) {
-	l := loader{index: e.index, ttls: map[string]ttl{}}
+	l := loader{index: e.index, log: e.log, said: time.Now(), ttls: map[string]ttl{}}
 	meta, err := e.store.Load(ctx, l.row)
 	if err != nil {
 		return debts{}, err
@@ -60,17 +61,30 @@ func (e *Engine) load(ctx context.Context) (debts, error) {
 // IDs, and each of its keys expires by itself.
 const adoptedLease = 1 << 62
 
+const (
+	// loadSay is how often a load tells how far it is; every loadLook rows it looks at the clock.
+	loadSay  = 5 * time.Second
+	loadLook = 10_000
+)
+
 // ttl is a live key that plain kine gave a time to live.
 type ttl struct{ row, seconds int64 }
 
 // loader turns rows into changes.
 type loader struct {
 	index *mvcc.Index
+	log   *slog.Logger
+	rows  int64
+	said  time.Time // when progress was told last
 	ttls  map[string]ttl
 	debts debts
 }
 
 func (l *loader) row(r kinetable.LoadedRow) error {
+	if l.rows++; l.rows%loadLook == 0 && time.Since(l.said) >= loadSay {
+		l.said = time.Now()
+		l.log.Info("the table is being loaded", "rows", l.rows, "row", r.ID)
+	}
 	head, had := l.index.Head(r.Key)
 	live := had && !head.Deleted
 	delete(l.ttls, r.Key)

@@ -21,7 +21,7 @@ const (
 	// Of 100 writes, those that create an event, which ends with its lease, and those that create or delete an object. The rest
 	// are updates.
 	eventPercent, createPercent, deletePercent = 12, 7, 7
-	// valueBytes is the size of most values, largeBytes that of one object in largeOne: TOAST takes those.
+	// valueBytes is the size of most values, largeBytes that of one new or hot object in largeOne: TOAST takes those.
 	valueBytes, largeBytes, largeOne = 300, 6000, 100
 	// leaseFor is how long one lease is used for new events, as Kubernetes does.
 	leaseFor = time.Minute
@@ -258,10 +258,11 @@ func (w *worker) key() int64 {
 	}
 }
 
-// value is that of an object with a number.
+// value is that of an object with a number. Of kine's keys only hot ones are large: the others would become so one by one, and
+// what is there must not grow.
 func (w *worker) value(number int64) string {
 	size := valueBytes/2 + w.random.IntN(valueBytes)
-	if number%largeOne == 1 {
+	if number%largeOne == 1 && number < hotKeys {
 		size = largeBytes
 	}
 	var b bytes.Buffer
@@ -275,7 +276,7 @@ func (w *worker) create(ctx context.Context, kind string, opts ...clientv3.OpOpt
 	w.created++
 	key := fmt.Sprintf("/registry/%s/default/%d-%d.%x", kind, w.number, w.created, w.random.Uint64())
 	answer, err := w.c.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, w.value(int64(w.created)), opts...)).Commit()
+		Then(clientv3.OpPut(key, w.value(int64(w.created%hotKeys)), opts...)).Commit()
 	if err != nil {
 		return "", fmt.Errorf("create: %w", err)
 	}
