@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// defaultMaxRequestBytes is etcd's default of --max-request-bytes, and overheadBytes what it allows gRPC on top of it
+	// DefaultMaxRequestBytes is etcd's default of --max-request-bytes, and overheadBytes what etcd allows gRPC on top of it
 	// (grpcOverheadBytes).
-	defaultMaxRequestBytes = 3 * 1024 * 1024 / 2
+	DefaultMaxRequestBytes = 3 * 1024 * 1024 / 2
 	overheadBytes          = 512 * 1024
 	// streamWorkers are goroutines that serve calls one after the other: their stacks have grown once and for all. Calls that
 	// find none free, as when all hold watches, get a goroutine of their own.
@@ -34,7 +34,7 @@ func (e *Endpoint) PeerServerOptions() []grpc.ServerOption { return e.serverOpti
 func (e *Endpoint) serverOptions(peer bool) []grpc.ServerOption {
 	maxRequest := e.opt.MaxRequestBytes
 	if maxRequest == 0 {
-		maxRequest = defaultMaxRequestBytes
+		maxRequest = DefaultMaxRequestBytes
 	}
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(e.codec),

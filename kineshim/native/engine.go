@@ -22,9 +22,8 @@ import (
 const (
 	// defaultCacheBytes holds the values of a Kubernetes of some hundred nodes.
 	defaultCacheBytes = 128 << 20
-	// defaultMaxRequestBytes and defaultMaxTxnOps are etcd's --max-request-bytes and --max-txn-ops.
-	defaultMaxRequestBytes = 3 * 1024 * 1024 / 2
-	defaultMaxTxnOps       = 128
+	// defaultMaxTxnOps is etcd's --max-txn-ops.
+	defaultMaxTxnOps = 128
 	// closeBound is how long the end of an engine waits for its own goroutines.
 	closeBound = 5 * time.Second
 	// clockBound is how long it waits for the lease clock to be stored.
@@ -156,7 +155,7 @@ func (c *Config) setDefaults() {
 		c.CacheBytes = defaultCacheBytes
 	}
 	if c.MaxRequestBytes == 0 {
-		c.MaxRequestBytes = defaultMaxRequestBytes
+		c.MaxRequestBytes = kineshim.DefaultMaxRequestBytes
 	}
 	if c.MaxTxnOps == 0 {
 		c.MaxTxnOps = defaultMaxTxnOps
@@ -240,7 +239,7 @@ func (e *Engine) Close() error {
 
 // saveClock stores the lease clock, so that an end that was planned makes no lease longer. Nothing is lost if it fails.
 func (e *Engine) saveClock() {
-	if len(e.leases.All()) == 0 {
+	if _, any := e.leases.Next(); !any {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), clockBound)

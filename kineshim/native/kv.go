@@ -118,7 +118,7 @@ func (e *Engine) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 			err = w.needs()
 		}
 		if err == nil {
-			response, err = w.execute(t, r, p)
+			response, err = w.execute(t.view, t, r, p)
 		}
 		if err == nil {
 			response.Header.Revision = t.revision()
@@ -151,7 +151,7 @@ func (e *Engine) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 	if err := w.check(v, r, p); err != nil {
 		return nil, err
 	}
-	response, err := w.read(v, r, p)
+	response, err := w.execute(func() view { return v }, nil, r, p)
 	if err != nil {
 		return nil, err
 	}
@@ -178,31 +178,6 @@ func (p *path) reads(r *pb.TxnRequest) bool {
 		}
 	}
 	return true
-}
-
-// read is execute for branches that only read.
-func (w *work) read(v view, r *pb.TxnRequest, p *path) (*pb.TxnResponse, error) {
-	ops := p.branch(r)
-	response := &pb.TxnResponse{Header: &pb.ResponseHeader{}, Succeeded: p.succeeded, Responses: make([]*pb.ResponseOp, len(ops))}
-	inner := p.inner
-	for n, op := range ops {
-		if txn := op.GetRequestTxn(); txn != nil {
-			one, err := w.read(v, txn, inner[0])
-			if err != nil {
-				return nil, err
-			}
-			inner = inner[1:]
-			response.Responses[n] = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: one}}
-			continue
-		}
-		found, err := v.find(op.GetRequestRange())
-		if err != nil {
-			return nil, err
-		}
-		w.ranges = append(w.ranges, found)
-		response.Responses[n] = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: found.response}}
-	}
-	return response, nil
 }
 
 // compactionKey is where API servers agree on who of them compacts: without it, a full disk would stop what makes room.

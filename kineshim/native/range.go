@@ -36,20 +36,13 @@ func (v view) find(r *pb.RangeRequest) (ranged, error) {
 	}
 	filter := filtered(r)
 	whole := filter || r.Limit <= 0 || r.SortOrder != pb.RangeRequest_NONE
-	if key, ok := span.Single(); ok {
-		if i, ok := v.get(key); ok {
-			found.response.Count = 1
-			found.items = []mvcc.Item{i}
-		}
-	} else {
-		v.each(span, func(i mvcc.Item) bool {
-			found.items = append(found.items, i)
-			return whole || int64(len(found.items)) <= r.Limit
-		})
-		found.response.Count = int64(len(found.items))
-		if !whole && found.response.Count > r.Limit {
-			found.response.Count = v.count(span)
-		}
+	v.each(span, func(i mvcc.Item) bool {
+		found.items = append(found.items, i)
+		return whole || int64(len(found.items)) <= r.Limit
+	})
+	found.response.Count = int64(len(found.items))
+	if !whole && found.response.Count > r.Limit {
+		found.response.Count = v.count(span)
 	}
 	if filter {
 		found.items = slices.DeleteFunc(found.items, func(i mvcc.Item) bool { return excluded(r, i) })

@@ -65,7 +65,7 @@ func (b *batch) full() bool {
 // index and the current batch; its receiving goroutine alone hears of commits.
 type sequencer struct {
 	e *Engine
-	// current, compacted and revision belong to the evaluating goroutine: the batch that is being filled, and the compacted
+	// current and compacted belong to the evaluating goroutine: the batch that is being filled, and the compacted
 	// revision as the next turn sees it.
 	current    *batch
 	compacted  int64
@@ -177,7 +177,7 @@ func (q *sequencer) next() ([]*operation, bool) {
 	defer q.mu.Unlock()
 	for !q.stopped {
 		if q.paused == 0 {
-			q.queue = append(q.contention.overdue(time.Now()), q.queue...)
+			q.first(q.contention.overdue(time.Now()))
 		}
 		q.idle = q.current.empty()
 		room := len(q.flight) < pipelined
@@ -212,6 +212,14 @@ func (q *sequencer) leftover() []*operation {
 func (q *sequencer) putBack(ops []*operation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.first(ops)
+}
+
+// first puts operations before all that wait. It is called with mu held.
+func (q *sequencer) first(ops []*operation) {
+	if len(ops) == 0 {
+		return // as a rule: the queue is not copied
+	}
 	q.queue = append(ops[:len(ops):len(ops)], q.queue...)
 	for _, op := range ops {
 		q.bytes += op.size
@@ -220,8 +228,7 @@ func (q *sequencer) putBack(ops []*operation) {
 
 // turn gives op its turn.
 func (q *sequencer) turn(op *operation) {
-	t := &turn{e: q.e, b: q.current, begin: q.e.index.HeadRevision()}
-	t.op = op
+	t := &turn{e: q.e, b: q.current, op: op, begin: q.e.index.HeadRevision()}
 	if op.ctx.Err() != nil { // its client has gone meanwhile, and nothing was done
 		op.err = op.ctx.Err()
 		close(op.done)
@@ -364,7 +371,7 @@ func (q *sequencer) durable() {
 	q.mu.Lock()
 	q.flight = q.flight[1:]
 	ops := b.ops
-	q.queue = append(q.contention.changed(b, time.Now()), q.queue...)
+	q.first(q.contention.changed(b, time.Now()))
 	q.changed.Broadcast()
 	q.mu.Unlock()
 	e.hub.Publish(b.commits, b.revision)

@@ -54,13 +54,9 @@ func (t *turn) kv(id int64) *mvccpb.KeyValue {
 	return nil
 }
 
-// holds says whether the row with the ID is in the batch.
-func (b *batch) holds(id int64) bool {
-	return len(b.rows) > 0 && id >= b.rows[0].ID && id <= b.rows[len(b.rows)-1].ID
-}
-
+// kv is what the batch writes into the row with the ID; nil if the row is not in it, or a tombstone.
 func (b *batch) kv(id int64) *mvccpb.KeyValue {
-	if !b.holds(id) {
+	if len(b.rows) == 0 || id < b.rows[0].ID || id > b.rows[len(b.rows)-1].ID {
 		return nil
 	}
 	return b.kvs[id-b.rows[0].ID]
@@ -124,10 +120,7 @@ func (t *turn) delete(item mvcc.Item) {
 // ask for it.
 func (t *turn) previous(head mvcc.Item, row *kinetable.Row) *mvccpb.KeyValue {
 	row.PrevID = head.ID
-	kv := t.b.kv(head.ID)
-	if kv == nil {
-		kv, _ = t.e.cache.Get(head.ID)
-	}
+	kv := t.kv(head.ID)
 	if kv == nil {
 		row.FetchOld = true
 		return nil

@@ -257,8 +257,9 @@ func (w *work) checkPut(v view, r *pb.PutRequest) error {
 	return nil
 }
 
-// execute does the branches of the path.
-func (w *work) execute(t *turn, r *pb.TxnRequest, p *path) (*pb.TxnResponse, error) {
+// execute does the branches of the path. now is the keyspace with the changes made so far; t makes them, and is nil if the path
+// only reads.
+func (w *work) execute(now func() view, t *turn, r *pb.TxnRequest, p *path) (*pb.TxnResponse, error) {
 	ops := p.branch(r)
 	response := &pb.TxnResponse{Header: &pb.ResponseHeader{}, Succeeded: p.succeeded, Responses: make([]*pb.ResponseOp, len(ops))}
 	inner := p.inner
@@ -267,7 +268,7 @@ func (w *work) execute(t *turn, r *pb.TxnRequest, p *path) (*pb.TxnResponse, err
 		response.Responses[n] = one
 		switch {
 		case op.GetRequestRange() != nil:
-			found, err := t.view().find(op.GetRequestRange())
+			found, err := now().find(op.GetRequestRange())
 			if err != nil {
 				return nil, err
 			}
@@ -282,7 +283,7 @@ func (w *work) execute(t *turn, r *pb.TxnRequest, p *path) (*pb.TxnResponse, err
 		case op.GetRequestDeleteRange() != nil:
 			one.Response = &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: w.delete(t, op.GetRequestDeleteRange())}
 		case op.GetRequestTxn() != nil:
-			txn, err := w.execute(t, op.GetRequestTxn(), inner[0])
+			txn, err := w.execute(now, t, op.GetRequestTxn(), inner[0])
 			if err != nil {
 				return nil, err
 			}
