@@ -39,11 +39,13 @@ func (s *Store) SaveLeaseClock(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// Vacuum makes the room of deleted rows usable again at once, beside the writes.
+// Vacuum makes the room of deleted rows usable again at once, beside the writes, and tidies up.
 func (s *Store) Vacuum(ctx context.Context) error {
 	err := s.helpers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "VACUUM (ANALYZE) kine, kineshim_lease")
-		return err
+		if _, err := conn.Exec(ctx, "VACUUM (ANALYZE) kine, kineshim_lease"); err != nil {
+			return err
+		}
+		return s.tidy(ctx, conn, indexFloor)
 	})
 	if err != nil {
 		return fmt.Errorf("vacuum: %w", err)

@@ -26,8 +26,8 @@ const (
 	// readers bounds the connections for reads: more than that would not be quicker on the machines this is for.
 	readers = 8
 	// helpers bounds the connections for what goes on beside the writes: deletes and the lease clock do not wait for
-	// one another.
-	helpers = 3
+	// one another, nor for VACUUM and REINDEX.
+	helpers = 5
 )
 
 // ErrClosed is why a closed Store has failed.
@@ -99,7 +99,9 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	s.readers = newPool(config, readers, s.Why, s.writerLives, map[string]string{
 		"default_transaction_read_only": "on",
 	}, readStatements)
-	s.helpers = newPool(config, helpers, s.Why, s.writerLives, map[string]string{"synchronous_commit": "off"}, nil)
+	s.helpers = newPool(config, helpers, s.Why, s.writerLives, map[string]string{
+		"synchronous_commit": "off", "max_parallel_maintenance_workers": "0", // the other cores are k3s's
+	}, nil)
 	return s, nil
 }
 

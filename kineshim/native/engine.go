@@ -176,6 +176,7 @@ func (e *Engine) start(d debts) {
 	e.running.Go(func() { e.runLeases(e.ctx) })
 	e.running.Go(func() { e.runSpace(e.ctx) })
 	e.running.Go(func() { e.runRetention(e.ctx) })
+	e.running.Go(func() { e.runTidy(e.ctx) })
 	e.running.Go(func() {
 		select {
 		case <-e.store.Failed():

@@ -26,6 +26,9 @@ const (
 	sizesBound = 5 * time.Second
 	// vacuumBound ends a vacuum that was asked for. What it has done by then is not lost, and autovacuum does the rest.
 	vacuumBound = time.Hour
+	// tidyFirst and tidyEvery are when the table's index is looked at: not while k3s starts, and then often enough that it has
+	// grown by a few MB at most.
+	tidyFirst, tidyEvery = time.Minute, 15 * time.Minute
 )
 
 // sizes is what Maintenance knows of the table's size. The zero value is ready.
@@ -109,6 +112,28 @@ func (e *Engine) Defragment(context.Context, *pb.DefragmentRequest) (*pb.Defragm
 	e.sizes.forget()
 	e.log.Info("vacuumed", "took", time.Since(began).Round(time.Millisecond))
 	return &pb.DefragmentResponse{Header: e.header()}, nil
+}
+
+// runTidy keeps the table's index from growing until the engine ends.
+func (e *Engine) runTidy(ctx context.Context) {
+	next := time.NewTimer(tidyFirst)
+	defer next.Stop()
+	for {
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return
+		}
+		e.sizes.vacuum.Lock()
+		bounded, cancel := context.WithTimeout(ctx, vacuumBound)
+		err := e.store.Tidy(bounded)
+		cancel()
+		e.sizes.vacuum.Unlock()
+		if err != nil && ctx.Err() == nil {
+			e.log.Warn("the index of the table is not kept small; tried again", "error", err, "after", tidyEvery)
+		}
+		next.Reset(tidyEvery)
+	}
 }
 
 // MoveLeader is a switchover to the member with the ID. The member that serves is taken for moved already, as in etcd.
