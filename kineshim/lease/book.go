@@ -3,6 +3,9 @@
 //
 // It is pure: it stores nothing, starts nothing, and reads the time from the clock that it is given. The lease clock counts
 // the time that the cluster has served, so that a lease loses none of its time while nobody could have renewed it.
+//
+// A Book is of use without leases, too: a node that follows the primary knows which keys name which lease, because that is part of
+// the keys, but not the leases. It attaches and detaches keys, and is given the leases by Restart when it becomes the primary.
 package lease
 
 import (
@@ -46,29 +49,39 @@ type Lease struct {
 	Expires time.Duration
 }
 
-// Book is the leases. It is safe for concurrent use; each method is one step.
+// Book is the leases, and the keys that go with them. Keys are attached to a lease's ID, whether there is such a lease or not. It
+// is safe for concurrent use; each method is one step.
 type Book struct {
-	clock func() time.Duration
-
 	mu     sync.RWMutex // guards the fields below and the entries
+	clock  func() time.Duration
 	leases map[int64]*entry
 	queue  queue
+	keys   map[int64]keySet // by lease ID; none is empty
 }
 
 // entry is a lease in the book.
 type entry struct {
 	Lease
-	keys map[string]struct{} // nil while there are none
-	at   int                 // its place in the queue
+	at int // its place in the queue
 }
 
 // New returns an empty book that runs on the clock, which must be safe for concurrent use and never go back.
 func New(clock func() time.Duration) *Book {
-	return &Book{clock: clock, leases: map[int64]*entry{}}
+	return &Book{clock: clock, leases: map[int64]*entry{}, keys: map[int64]keySet{}}
 }
 
-// Restore adds leases as they are, with their time. As in etcd a TTL below MinTTL is raised, for the renewals to come. A
-// lease that is in the book already keeps its keys.
+// Restart puts another clock and these leases in place of those that there are. They are taken as Restore takes them. What keys are
+// attached to which ID stays, whether it is one of these leases or not.
+func (b *Book) Restart(clock func() time.Duration, l []Lease) {
+	fresh := New(clock)
+	fresh.Restore(l)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.clock, b.leases, b.queue = fresh.clock, fresh.leases, fresh.queue
+}
+
+// Restore adds leases as they are, with their time. As in etcd a TTL below MinTTL is raised, for the renewals to come. The
+// keys that are attached to a lease's ID stay.
 func (b *Book) Restore(l []Lease) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -83,8 +96,8 @@ func (b *Book) Restore(l []Lease) {
 	}
 }
 
-// Grant adds a lease of ttl seconds, raised to MinTTL, that begins now. ID 0 asks for a fresh one. The errors are
-// ErrTTLTooLarge and ErrExists.
+// Grant adds a lease of ttl seconds, raised to MinTTL, that begins now. ID 0 asks for a fresh one, which no key names. Keys that
+// are attached to an ID that is asked for go with the lease from now on. The errors are ErrTTLTooLarge and ErrExists.
 func (b *Book) Grant(id, ttl int64) (Lease, error) {
 	if ttl > MaxTTL {
 		return Lease{}, ErrTTLTooLarge
@@ -105,11 +118,16 @@ func (b *Book) Grant(id, ttl int64) (Lease, error) {
 // freshID is random, so that an ID is not given twice in the life of a store, whoever serves. Called with mu held.
 func (b *Book) freshID() int64 {
 	for {
-		id := rand.Int64()
-		if id != 0 && b.leases[id] == nil {
+		if id := rand.Int64(); b.free(id) {
 			return id
 		}
 	}
+}
+
+// free says that no lease has the ID and that no key names it. Called with mu held.
+func (b *Book) free(id int64) bool {
+	_, named := b.keys[id]
+	return id != 0 && !named && b.leases[id] == nil
 }
 
 // add is called with mu held.
@@ -146,61 +164,52 @@ func (b *Book) Revoke(id int64) error {
 		return ErrNotFound
 	}
 	delete(b.leases, id)
+	delete(b.keys, id)
 	heap.Remove(&b.queue, e.at)
 	return nil
 }
 
-// Attach notes that the key goes with the lease. It does nothing if it does already, or if there is no such lease.
+// Attach notes that the key goes with the lease, whether there is such a lease or not. It does nothing if it does already. The Book
+// keeps the string: who has many keys gives it those that are in memory anyway.
 func (b *Book) Attach(id int64, key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.leases[id]
-	if e == nil {
-		return
+	s := b.keys[id]
+	if s.add(key) {
+		b.keys[id] = s
 	}
-	if e.keys == nil {
-		e.keys = map[string]struct{}{}
-	}
-	e.keys[key] = struct{}{}
 }
 
-// Detach notes that the key no longer goes with the lease. It does nothing if it did not, or if there is no such lease.
+// Detach notes that the key does not go with the lease. It does nothing if it did not.
 func (b *Book) Detach(id int64, key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.leases[id]
-	if e == nil {
-		return
-	}
-	delete(e.keys, key)
-	if len(e.keys) == 0 {
-		e.keys = nil // a map keeps its greatest size
+	s := b.keys[id]
+	switch {
+	case !s.remove(key):
+	case s.len() == 0:
+		delete(b.keys, id)
+	default:
+		b.keys[id] = s
 	}
 }
 
-// Keys returns the keys that go with a lease, sorted; none if there is no such lease.
+// Keys returns the keys that go with a lease, sorted, whether there is such a lease or not.
 func (b *Book) Keys(id int64) []string {
 	b.mu.RLock()
-	var keys []string
-	if e := b.leases[id]; e != nil {
-		keys = make([]string, 0, len(e.keys))
-		for key := range e.keys {
-			keys = append(keys, key)
-		}
-	}
+	s := b.keys[id]
+	keys := s.all()
 	b.mu.RUnlock()
 	slices.Sort(keys)
 	return keys
 }
 
-// KeyCount is the number of keys that go with a lease, 0 if there is no such lease.
+// KeyCount is the number of keys that go with a lease, whether there is such a lease or not.
 func (b *Book) KeyCount(id int64) int {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if e := b.leases[id]; e != nil {
-		return len(e.keys)
-	}
-	return 0
+	s := b.keys[id]
+	return s.len()
 }
 
 // Get returns a lease and the time that it has left, which is 0 or less if it waits to be revoked.

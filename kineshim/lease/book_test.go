@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -153,14 +154,118 @@ func TestRestoredLeaseKeepsItsTime(t *testing.T) {
 	}
 }
 
-func TestUnknownLeaseTakesNoKeys(t *testing.T) {
-	b, _ := book()
-	b.Attach(1, "k")
-	b.Detach(1, "k")
-	grant(t, b, 1, 10)
-	if keys := b.Keys(1); len(keys) != 0 {
-		t.Errorf("keys: %q", keys)
+func TestUnknownLeaseKeepsItsKeys(t *testing.T) {
+	b, now := book()
+	b.Attach(1, "b")
+	b.Attach(1, "a")
+	b.Attach(2, "c")
+	b.Attach(3, "d")
+	b.Detach(3, "d")
+	b.Detach(4, "e")
+	if !slices.Equal(b.Keys(1), []string{"a", "b"}) || b.KeyCount(1) != 2 || b.KeyCount(2) != 1 || b.KeyCount(3) != 0 {
+		t.Errorf("keys: %q, %q, %q", b.Keys(1), b.Keys(2), b.Keys(3))
 	}
+	if len(b.keys) != 2 {
+		t.Errorf("%d leases take memory, want 2", len(b.keys))
+	}
+	*now = time.Hour
+	if _, ok := b.Next(); ok || len(b.All()) != 0 || len(b.Expired(9)) != 0 {
+		t.Error("a lease that is only named by keys is listed")
+	}
+	if _, _, ok := b.Get(1); ok {
+		t.Error("it is there")
+	}
+	if _, err := b.Renew(1); !errors.Is(err, ErrNotFound) || errors.Is(err, ErrExpired) {
+		t.Errorf("renew: %v", err)
+	}
+	if err := b.Revoke(1); !errors.Is(err, ErrNotFound) || b.KeyCount(1) != 2 {
+		t.Errorf("revoke: %v, %d keys are left", err, b.KeyCount(1))
+	}
+	grant(t, b, 1, 10)
+	b.Restore([]Lease{{ID: 2, TTL: 10, Expires: 2 * time.Hour}})
+	if !slices.Equal(b.Keys(1), []string{"a", "b"}) || b.KeyCount(2) != 1 {
+		t.Errorf("keys when the leases are there: %q, %q", b.Keys(1), b.Keys(2))
+	}
+	if err := b.Revoke(1); err != nil || b.KeyCount(1) != 0 {
+		t.Errorf("revoke: %v, %d keys are left", err, b.KeyCount(1))
+	}
+}
+
+func TestRestartChangesClockAndLeasesAndKeepsTheKeys(t *testing.T) {
+	b, now := book()
+	*now = time.Hour
+	grant(t, b, 1, 10)
+	grant(t, b, 2, 10)
+	b.Attach(1, "a")
+	b.Attach(2, "b")
+	b.Attach(3, "c")
+	other := 5 * time.Second
+	b.Restart(func() time.Duration { return other }, []Lease{
+		{ID: 4, TTL: 60, Expires: 30 * time.Second}, {ID: 2, TTL: 1, Expires: 8 * time.Second}, {ID: 3, TTL: 60, Expires: 4 * time.Second},
+	})
+	want := []Lease{{3, 60, 4 * time.Second}, {2, MinTTL, 8 * time.Second}, {4, 60, 30 * time.Second}}
+	if all := b.All(); !slices.Equal(all, want) {
+		t.Errorf("leases: %+v", all)
+	}
+	if _, remaining, ok := b.Get(2); !ok || remaining != 3*time.Second {
+		t.Errorf("lease 2 has %v left, %v", remaining, ok)
+	}
+	if ids := b.Expired(9); !slices.Equal(ids, []int64{3}) {
+		t.Errorf("expired: %v", ids)
+	}
+	if l, err := b.Renew(2); err != nil || l.Expires != other+MinTTL*time.Second {
+		t.Errorf("renewed: %+v, %v", l, err)
+	}
+	if err := b.Revoke(1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a lease from before is there: %v", err)
+	}
+	for id, key := range map[int64]string{1: "a", 2: "b", 3: "c"} {
+		if keys := b.Keys(id); !slices.Equal(keys, []string{key}) {
+			t.Errorf("keys of %d: %q", id, keys)
+		}
+	}
+}
+
+func TestFreshIDIsNotNamedByAnyKey(t *testing.T) {
+	b, _ := book()
+	b.Attach(5, "k")
+	if b.free(5) || !b.free(6) || b.free(0) {
+		t.Error("ID 5 is taken, 6 is not, 0 is none")
+	}
+}
+
+func TestKeysOfManyLeasesTakeLittleMemory(t *testing.T) {
+	const n = 200_000
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("/registry/events/namespace/%08d", i)
+	}
+	for shared, most := range map[int64]int64{1: 130, 3: 90, 500: 90} {
+		b, _ := book()
+		before := heapBytes()
+		for i, name := range names {
+			b.Attach(int64(i)/shared, name)
+		}
+		took := (heapBytes() - before) / n
+		t.Logf("%d keys of one lease: %d bytes for each, without the key", shared, took)
+		if took > most {
+			t.Errorf("%d bytes for each key, more than %d", took, most)
+		}
+		for i, name := range names {
+			b.Detach(int64(i)/shared, name)
+		}
+		if len(b.keys) != 0 {
+			t.Errorf("%d leases still have keys", len(b.keys))
+		}
+	}
+}
+
+func heapBytes() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func TestConcurrentUseLosesNothing(t *testing.T) {
@@ -199,7 +304,7 @@ func TestConcurrentUseLosesNothing(t *testing.T) {
 // model is the book as one would write it without caring for speed.
 type model struct {
 	leases map[int64]Lease
-	keys   map[int64]map[string]bool
+	keys   map[int64]map[string]bool // of any ID
 }
 
 func (m *model) sorted() []Lease {
@@ -223,7 +328,7 @@ func TestBookAgreesWithTheModel(t *testing.T) {
 		b, now := book()
 		m := model{leases: map[int64]Lease{}, keys: map[int64]map[string]bool{}}
 		id := rapid.Int64Range(-2, 6).Filter(func(id int64) bool { return id != 0 })
-		key := rapid.SampledFrom([]string{"a", "b", "c"})
+		key := rapid.StringOfN(rapid.RuneFrom([]rune("abcdef")), 1, 2, -1) // more than are few
 		t.Repeat(map[string]func(*rapid.T){
 			"grant": func(t *rapid.T) {
 				id, ttl := id.Draw(t, "id"), rapid.Int64Range(-1, 9).Draw(t, "ttl")
@@ -235,7 +340,6 @@ func TestBookAgreesWithTheModel(t *testing.T) {
 				if !taken {
 					ttl = max(ttl, 2)
 					m.leases[id] = Lease{ID: id, TTL: ttl, Expires: *now + time.Duration(ttl)*time.Second}
-					m.keys[id] = map[string]bool{}
 					if l != m.leases[id] {
 						t.Fatalf("granted %+v, want %+v", l, m.leases[id])
 					}
@@ -263,25 +367,68 @@ func TestBookAgreesWithTheModel(t *testing.T) {
 				if err := b.Revoke(id); there != (err == nil) {
 					t.Fatalf("revoke: %v, there: %v", err, there)
 				}
+				if there {
+					delete(m.keys, id)
+				}
 				delete(m.leases, id)
-				delete(m.keys, id)
 			},
 			"attach": func(t *rapid.T) {
-				id, key := id.Draw(t, "id"), key.Draw(t, "key")
-				b.Attach(id, key)
-				if m.keys[id] != nil {
+				id := id.Draw(t, "id")
+				for _, key := range rapid.SliceOfN(key, 1, fewKeys).Draw(t, "keys") {
+					b.Attach(id, key)
+					if m.keys[id] == nil {
+						m.keys[id] = map[string]bool{}
+					}
 					m.keys[id][key] = true
 				}
 			},
 			"detach": func(t *rapid.T) {
-				id, key := id.Draw(t, "id"), key.Draw(t, "key")
-				b.Detach(id, key)
-				delete(m.keys[id], key)
+				id := id.Draw(t, "id")
+				for _, key := range rapid.SliceOfN(key, 1, 3).Draw(t, "keys") {
+					b.Detach(id, key)
+					delete(m.keys[id], key)
+				}
+			},
+			"detach all": func(t *rapid.T) {
+				id := id.Draw(t, "id")
+				for _, key := range b.Keys(id) {
+					b.Detach(id, key)
+				}
+				delete(m.keys, id)
+			},
+			"restore": func(t *rapid.T) {
+				l := leases(id).Draw(t, "leases")
+				b.Restore(l)
+				m.restore(l)
+			},
+			"restart": func(t *rapid.T) {
+				l := leases(id).Draw(t, "leases")
+				clock := new(time.Duration)
+				*clock = time.Duration(rapid.IntRange(0, 9000).Draw(t, "ms")) * time.Millisecond
+				b.Restart(func() time.Duration { return *clock }, l)
+				now = clock
+				clear(m.leases)
+				m.restore(l)
 			},
 			"pass": func(t *rapid.T) { *now += time.Duration(rapid.IntRange(0, 4000).Draw(t, "ms")) * time.Millisecond },
 			"":     func(t *rapid.T) { m.compare(t, b, *now) },
 		})
 	})
+}
+
+// leases draws leases as they are stored, of which two may have the same ID.
+func leases(id *rapid.Generator[int64]) *rapid.Generator[[]Lease] {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Lease {
+		expires := time.Duration(rapid.IntRange(0, 20_000).Draw(t, "expires")) * time.Millisecond
+		return Lease{ID: id.Draw(t, "id"), TTL: rapid.Int64Range(0, 9).Draw(t, "ttl"), Expires: expires}
+	}), 0, 4)
+}
+
+func (m *model) restore(l []Lease) {
+	for _, l := range l {
+		l.TTL = max(l.TTL, 2)
+		m.leases[l.ID] = l
+	}
 }
 
 // compare compares all that can be asked.
@@ -298,6 +445,15 @@ func (m *model) compare(t *rapid.T, b *Book, now time.Duration) {
 	in, ok := b.Next()
 	if sorted := m.sorted(); ok != (len(sorted) > 0) || ok && in != max(0, sorted[0].Expires-now) {
 		t.Fatalf("next: %v, %v, with %+v at %v", in, ok, sorted, now)
+	}
+	named := 0
+	for _, keys := range m.keys {
+		if len(keys) > 0 {
+			named++
+		}
+	}
+	if len(b.keys) != named {
+		t.Fatalf("%d leases take memory for keys, want %d", len(b.keys), named)
 	}
 	for id := int64(-2); id <= 6; id++ {
 		l, remaining, ok := b.Get(id)

@@ -10,15 +10,15 @@
 //
 // # Who may call what
 //
-// One writer at a time appends: the loader while the engine starts, then the sequencer. It appends changes before they are
-// durable, so the head is ahead of what clients may see. Head, AscendHead, HeadRevision and HeadID look at the head and
-// are meant for the writer. Everybody else asks "at" a revision that lies between the compacted and the committed one,
-// and gets the same answer however often it asks and whatever is appended meanwhile. Changes are never taken back: an
-// engine whose commit is in doubt throws its Index away.
+// One writer at a time appends: the loader at first, then an engine's sequencer, or who follows one. It appends changes before
+// they are durable, so the head is ahead of what clients may see. Head, AscendHead, HeadRevision and HeadID look at the head
+// and are meant for the writer. Everybody else asks "at" a revision that lies between the compacted and the committed one,
+// and gets the same answer however often it asks and whatever is appended meanwhile. Rollback takes back changes that did not
+// become durable, which are all after the committed revision.
 //
-// All methods may be called from any goroutine at any time, except that Append and Advance need a single writer. One RWMutex
-// guards the Index. It is never held while a caller's function runs, and never for longer than a bounded number of keys
-// takes: a long Ascend, Garbage or Prune lets go of it in between.
+// All methods may be called from any goroutine at any time, except that Append, Advance and Rollback need a single writer. One
+// RWMutex guards the Index. It is never held while a caller's function runs, and never for longer than a bounded number of keys
+// takes: a long Ascend, Garbage, Prune or Rollback lets go of it in between.
 //
 // # Compaction
 //

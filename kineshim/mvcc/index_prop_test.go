@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -43,6 +44,19 @@ func (w *twin) commit(keys []string, del func(key string) bool, lease int64) {
 		w.x.Append(c)
 		w.m.append(c)
 	}
+}
+
+// rollback takes back all rows but the first n. others are keys that it names besides those that it must.
+func (w *twin) rollback(n int, others []string, shuffle func(n int, swap func(i, j int))) {
+	keys := append(w.m.rollback(n), others...)
+	shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	id, rev := w.m.head()
+	w.x.Rollback(id, rev, keys)
+	for _, key := range keys {
+		newest, _ := w.m.newest(key, rev)
+		w.version[key] = newest.Version
+	}
+	w.nextID, w.nextRev = max(id+1, 2), max(rev+1, 2)
 }
 
 type fataler interface {
@@ -167,6 +181,11 @@ func TestIndexAgreesWithModelAtEveryRevision(t *testing.T) {
 				w.m.prune(pending)
 				pending = nil
 			},
+			"rollback": func(t *rapid.T) {
+				n := rapid.SampledFrom(w.m.places()).Draw(t, "rows")
+				others := rapid.SliceOfN(key, 0, 2).Draw(t, "others")
+				w.rollback(n, others, rand.New(rand.NewPCG(1, rapid.Uint64().Draw(t, "order"))).Shuffle)
+			},
 			"": func(t *rapid.T) {
 				_, rev := w.m.head()
 				s := anySpan.Draw(t, "span")
@@ -206,6 +225,11 @@ func TestLargeTreeAgreesWithModel(t *testing.T) {
 			_, rev := w.m.head()
 			if rapid.Bool().Draw(t, "compact") {
 				w.compact(t, max(w.m.compacted, rev-rapid.Int64Range(0, 300).Draw(t, "behind")))
+			}
+			if places := w.m.places(); rapid.Bool().Draw(t, "rollback") {
+				n := places[rapid.IntRange(0, len(places)-1).Draw(t, "rows")]
+				w.rollback(n, []string{name(from)}, func(int, func(i, j int)) {})
+				_, rev = w.m.head()
 			}
 			at := rapid.Int64Range(w.m.compacted, max(rev, w.m.compacted)).Draw(t, "at")
 			w.check(t, Span{Open: true}, at)

@@ -49,3 +49,17 @@ func (j *journal[T]) drop(n int) {
 	clear(j.chunks[:n])
 	j.chunks = j.chunks[n:]
 }
+
+// cut forgets the entries from index i of a chunk on. What it keeps of that chunk it copies: a reader may still look at the
+// entries whose places are filled again.
+func (j *journal[T]) cut(chunk, i int) {
+	var kept []T
+	if i > 0 {
+		kept = append(make([]T, 0, journalChunk), j.chunks[chunk][:i]...)
+	}
+	clear(j.chunks[chunk:])
+	j.chunks = j.chunks[:chunk]
+	if i > 0 {
+		j.chunks = append(j.chunks, kept)
+	}
+}

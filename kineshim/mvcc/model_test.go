@@ -92,6 +92,38 @@ func (m *model) prune(dead []Dead) {
 	}
 }
 
+// places returns the rows to which it is allowed to roll back, as positions: those that end a revision that is not compacted.
+// The position before the first row is 0.
+func (m *model) places() []int {
+	var at []int
+	if m.compacted <= 0 {
+		at = append(at, 0)
+	}
+	for i, c := range m.rows {
+		if c.Mod >= m.compacted && (i == len(m.rows)-1 || m.rows[i+1].Mod > c.Mod) {
+			at = append(at, i+1)
+		}
+	}
+	return at
+}
+
+// rollback keeps the first n rows, and returns the keys of the others, one for each row.
+func (m *model) rollback(n int) (keys []string) {
+	for _, c := range m.rows[n:] {
+		if c.Key == "" { // its ID may be that of a row that is kept
+			continue
+		}
+		delete(m.pruned, c.ID)
+		keys = append(keys, c.Key)
+		rows := m.byKey[c.Key]
+		if m.byKey[c.Key] = rows[:len(rows)-1]; len(rows) == 1 {
+			delete(m.byKey, c.Key)
+		}
+	}
+	m.rows = m.rows[:n:n]
+	return keys
+}
+
 // held returns how many keys and rows an index must hold.
 func (m *model) held() (keys, rows int) {
 	for _, changes := range m.byKey {

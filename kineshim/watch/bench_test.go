@@ -155,3 +155,35 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkFollow is the time from Publish until a follower is sent the commit, and what Publish takes while it has one.
+func BenchmarkFollow(b *testing.B) {
+	h := NewHub(Config{Source: newStore(), Revision: 1})
+	ctx, cancel := context.WithCancel(context.Background())
+	sent, ended := make(chan int64, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = h.Follow(ctx, 1, func(f Followed) error {
+			sent <- f.Revision
+			return nil
+		})
+	}()
+	<-sent
+	var slowest, publishing time.Duration
+	b.ResetTimer()
+	for i := range b.N {
+		b.StopTimer()
+		time.Sleep(50 * time.Microsecond) // so that it is asleep
+		b.StartTimer()
+		start := time.Now()
+		h.Publish([]Commit{change(int64(i)+2, "/registry/pods/x")}, int64(i)+2)
+		publishing += time.Since(start)
+		<-sent
+		slowest = max(slowest, time.Since(start))
+	}
+	b.ReportMetric(float64(slowest.Nanoseconds()), "slowest-ns")
+	b.ReportMetric(float64(publishing.Nanoseconds())/float64(b.N), "publish-ns/op")
+	cancel()
+	<-ended
+	h.Close()
+}

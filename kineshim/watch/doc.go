@@ -12,6 +12,12 @@
 // history from the Source and serves every waiting watcher with each page. When a lagging watcher has seen all there is,
 // it joins the synced ones under the hub's lock, in which no commit can be published: no gap, no duplicate.
 //
+// A Source may be unable to answer for a while (ErrNotNow). The sweep, and the streams that need a previous value, wait then and
+// ask again.
+//
+// Follow is for another node's copy of the keyspace: all commits in order, whole. A follower is a position and nothing else: its
+// goroutine reads on from the ring, or from the Source where the ring has forgotten, and sleeps until the next Publish.
+//
 // # What is exact
 //
 // Responses, their order, reasons and header revisions are etcd's (server/etcdserver/api/v3rpc/watch.go and
@@ -23,7 +29,8 @@
 //   - a watch that ended by compaction and was not yet canceled by its client does not keep the stream's progress back;
 //   - events that were on their way when their watch was canceled are not kept for the next watch with that ID;
 //   - a previous value that is in memory is sent even if its revision is compacted;
-//   - a message that can't be sent, or history that can't be read, ends the stream with an error.
+//   - a message that can't be sent, or history that can't be read for another reason than ErrNotNow, ends the stream with an
+//     error.
 //
 // # Locks
 //

@@ -2,7 +2,9 @@ package watch
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
@@ -16,9 +18,9 @@ type Event struct {
 	Prev *mvccpb.KeyValue
 	// Deleted says that the change is a deletion.
 	Deleted bool
-	// PrevID is the row that holds Prev; 0 if there is none. The hub does not need it: what is not a creation had
-	// something before.
-	PrevID int64
+	// ID is the row that holds the change, PrevID the one that holds Prev; 0 if there is none. The hub only keeps them, for
+	// Follow: to its watches, what is not a creation had something before.
+	ID, PrevID int64
 }
 
 // Commit is all changes of one revision, in order.
@@ -26,6 +28,10 @@ type Commit struct {
 	Revision int64
 	Events   []Event
 }
+
+// ErrNotNow is what a Source's History and Previous return, wrapped or not, when they cannot answer at the moment but will again,
+// such as during a failover. The hub goes on to ask.
+var ErrNotNow = errors.New("the history cannot be read at the moment")
 
 // Source is what the hub asks for what is not in memory. Its methods are called from many goroutines, without any lock held;
 // those with a context must return soon after it ends.
@@ -40,6 +46,22 @@ type Source interface {
 	Previous(ctx context.Context, key string, at int64) (*mvccpb.KeyValue, error)
 }
 
+// retryPause is how long the hub waits before it asks a Source again that could not answer: a small part of a failover, and a load
+// that nobody notices.
+const retryPause = 20 * time.Millisecond
+
+// pause waits for retryPause; false if ctx ends before.
+func pause(ctx context.Context) bool {
+	timer := time.NewTimer(retryPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // entryOverhead is about what an event costs in memory besides its keys and values.
 const entryOverhead = 300
 
@@ -48,6 +70,8 @@ type entry struct {
 	// plain is the event as sent to watchers that do not want the previous value.
 	plain mvccpb.Event
 	prev  *mvccpb.KeyValue
+	// id and prevID are the rows of the event and of prev.
+	id, prevID int64
 	// full is the event with the previous value; nil until somebody wants it.
 	full atomic.Pointer[mvccpb.Event]
 	// bytes is about what the event takes, in memory and on the wire.
@@ -74,20 +98,32 @@ func newCommit(c Commit) *commit {
 	for i, event := range c.Events {
 		e := &backing[i]
 		e.plain.Kv, e.prev = event.Kv, event.Prev
+		e.id, e.prevID = event.ID, event.PrevID
 		if event.Deleted {
 			e.plain.Type = mvccpb.DELETE
 		}
-		e.bytes = entryOverhead + len(event.Kv.Key) + len(event.Kv.Value)
-		if event.Prev != nil {
-			e.bytes += len(event.Prev.Key) + len(event.Prev.Value)
-		}
+		e.bytes = event.size()
 		made.entries[i] = e
 		made.bytes += e.bytes
 	}
 	return made
 }
 
-// with returns the event with the previous value.
+// size is about what the event takes, in memory and on the wire.
+func (e *Event) size() int {
+	n := entryOverhead + len(e.Kv.Key) + len(e.Kv.Value)
+	if e.Prev != nil {
+		n += len(e.Prev.Key) + len(e.Prev.Value)
+	}
+	return n
+}
+
+// event is the event as it was published.
+func (e *entry) event() Event {
+	return Event{Kv: e.plain.Kv, Prev: e.prev, Deleted: e.plain.Type == mvccpb.DELETE, ID: e.id, PrevID: e.prevID}
+}
+
+// with returns the event with the previous value. While the Source cannot answer it waits, until ctx ends.
 func (e *entry) with(ctx context.Context, source Source) (*mvccpb.Event, error) {
 	if e.creates() {
 		return &e.plain, nil
@@ -96,9 +132,13 @@ func (e *entry) with(ctx context.Context, source Source) (*mvccpb.Event, error) 
 		return full, nil
 	}
 	prev := e.prev
-	if prev == nil {
+	for prev == nil {
 		var err error
-		if prev, err = source.Previous(ctx, string(e.key()), e.plain.Kv.ModRevision-1); err != nil {
+		prev, err = source.Previous(ctx, string(e.key()), e.plain.Kv.ModRevision-1)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrNotNow) || !pause(ctx) {
 			return nil, err
 		}
 	}

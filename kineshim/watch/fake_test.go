@@ -23,6 +23,7 @@ type store struct {
 	mu        sync.Mutex
 	commits   []Commit
 	revision  int64
+	row       int64 // of the last change
 	compacted int64
 	live      map[string]*mvccpb.KeyValue
 	// bare: published events come without what was there before.
@@ -55,7 +56,8 @@ func (s *store) commit(ops ...op) Commit {
 	c := Commit{Revision: s.revision}
 	for _, o := range ops {
 		prev := s.live[o.key]
-		e := Event{Prev: prev, Deleted: o.delete}
+		s.row += 3
+		e := Event{Prev: prev, Deleted: o.delete, ID: s.row}
 		if prev != nil {
 			e.PrevID = prev.ModRevision
 		}
@@ -84,6 +86,20 @@ func (s *store) compact(revision int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.compacted = revision
+}
+
+// interrupt has the Source's methods fail with an error from now on; nil: succeed.
+func (s *store) interrupt(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.historyErr, s.previousErr = err, err
+}
+
+// asked is how often history has been read.
+func (s *store) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pages
 }
 
 func (s *store) Compacted() int64 {
@@ -206,6 +222,7 @@ type rig struct {
 	stream *fakeStream
 	end    context.CancelFunc
 	result chan error
+	seen   map[int64][]int64 // what revisions has read
 }
 
 // within runs f in a bubble, which fails if a goroutine is left.

@@ -57,7 +57,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Hub serves watches. All methods may be called from any goroutine, but Publish only from one at a time.
+// Hub serves watches. All methods may be called from any goroutine, but Publish by one at a time.
 type Hub struct {
 	source        Source
 	committed     func() int64
@@ -82,8 +82,9 @@ type Hub struct {
 	sweeping bool
 	// pageEvents is how many events the sweep asks for at a time. It belongs to the sweep.
 	pageEvents int
-	// advanced is closed at the next Publish, if somebody waits for it.
+	// advanced is closed at the next Publish or Poke, if somebody waits for it; pokes counts the latter.
 	advanced chan struct{}
+	pokes    uint64
 	closed   bool
 	running  int           // goroutines and Serve calls
 	drained  chan struct{} // closed when running is 0 after Close
@@ -118,7 +119,8 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 }
 
 // Publish makes commits known, oldest first, and that the committed revision is now revision, which is at least the last
-// commit's. It does not wait for any watcher. It must not be called concurrently with itself.
+// commit's. It does not wait for any watcher or follower. Different goroutines may call it one after the other, but each call must
+// have returned, and that be known to the next caller as by a lock or a channel, before the next one begins.
 func (h *Hub) Publish(commits []Commit, revision int64) {
 	h.fresh = h.fresh[:0]
 	last := h.revision.Load()
@@ -149,10 +151,23 @@ func (h *Hub) Publish(commits []Commit, revision int64) {
 	}
 	clear(h.fresh)
 	h.revision.Store(revision)
+	h.advance()
+}
+
+// advance wakes those who wait for the next Publish or Poke. The caller holds mu.
+func (h *Hub) advance() {
 	if h.advanced != nil {
 		close(h.advanced)
 		h.advanced = nil
 	}
+}
+
+// wakeup returns a channel that is closed at the next Publish or Poke. The caller holds mu.
+func (h *Hub) wakeup() <-chan struct{} {
+	if h.advanced == nil {
+		h.advanced = make(chan struct{})
+	}
+	return h.advanced
 }
 
 // deliver gives a group's batch to its members, and empties it. A member without room leaves the group.
@@ -202,10 +217,7 @@ func (h *Hub) reach(revision int64, done <-chan struct{}) bool {
 			h.mu.Unlock()
 			return true
 		}
-		if h.advanced == nil {
-			h.advanced = make(chan struct{})
-		}
-		advanced := h.advanced
+		advanced := h.wakeup()
 		h.mu.Unlock()
 		select {
 		case <-advanced:
@@ -229,7 +241,8 @@ func (h *Hub) exit() {
 	}
 }
 
-// Close ends the streams with an Unavailable error and waits for them for at most 5 s. Publish does nothing from then on.
+// Close ends the streams and the calls of Follow with an Unavailable error and waits for them for at most 5 s. Publish does nothing
+// from then on.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	if !h.closed {

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -36,10 +37,11 @@ func (h *Hub) wait(w *watcher, from int64) {
 // sweep reads history for all waiting watchers, one page after the other, in the way of a lift: a page begins at the
 // first revision at or above the last page's end that somebody waits for, or else at the very first one. Watchers that
 // wait for the same page share it, and go on together; nobody waits longer than it takes to read the whole history twice.
-// The sweep ends when nobody waits.
+// While the history cannot be read they go on to wait. The sweep ends when nobody waits.
 func (h *Hub) sweep() {
 	defer h.exit()
 	var at int64
+	interrupted := false
 	for {
 		compacted := h.source.Compacted()
 		from, upto, ok := h.next(at, compacted)
@@ -47,13 +49,26 @@ func (h *Hub) sweep() {
 			return
 		}
 		commits, through, err := h.page(from, upto, h.pageEvents)
+		if errors.Is(err, ErrNotNow) {
+			if !interrupted {
+				h.log.Info("watches wait: their history cannot be read at the moment", "from", from, "err", err)
+			}
+			interrupted = true
+			pause(h.ctx)
+			continue
+		}
+		interrupted = false
 		if err != nil {
 			h.abandon(from, from+int64(h.pageEvents), err)
 			continue
 		}
 		h.distribute(from, through, commits)
 		at = through + 1
-		h.pageEvents = pageLimit(commits, h.pageEvents)
+		events, bytes := 0, 0
+		for _, c := range commits {
+			events, bytes = events+len(c.entries), bytes+c.bytes
+		}
+		h.pageEvents = pageLimit(events, bytes, h.pageEvents)
 	}
 }
 
@@ -93,20 +108,31 @@ func (h *Hub) handBack(w *watcher) {
 
 // page reads history from a revision on, and says how far it reaches.
 func (h *Hub) page(from, upto int64, limit int) ([]*commit, int64, error) {
-	read, more, err := h.source.History(h.ctx, from-1, upto, limit)
+	read, through, err := h.read(h.ctx, from, upto, limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	var commits []*commit
+	for _, c := range read {
+		if len(c.Events) > 0 {
+			commits = append(commits, newCommit(c))
+		}
+	}
+	return commits, through, nil
+}
+
+// read asks the Source for commits from a revision on, checks their order, and says how far they reach.
+func (h *Hub) read(ctx context.Context, from, upto int64, limit int) ([]Commit, int64, error) {
+	commits, more, err := h.source.History(ctx, from-1, upto, limit)
 	if err != nil {
 		return nil, 0, err
 	}
 	last := from - 1
-	var commits []*commit
-	for _, c := range read {
+	for _, c := range commits {
 		if c.Revision <= last || c.Revision > upto {
 			return nil, 0, fmt.Errorf("%w: revision %d after %d, up to %d", errHistory, c.Revision, last, upto)
 		}
 		last = c.Revision
-		if len(c.Events) > 0 {
-			commits = append(commits, newCommit(c))
-		}
 	}
 	if !more {
 		return commits, upto, nil
@@ -117,13 +143,8 @@ func (h *Hub) page(from, upto int64, limit int) ([]*commit, int64, error) {
 	return commits, last, nil
 }
 
-// pageLimit adapts how many events a page has to their size.
-func pageLimit(commits []*commit, limit int) int {
-	events, bytes := 0, 0
-	for _, c := range commits {
-		events += len(c.entries)
-		bytes += c.bytes
-	}
+// pageLimit adapts how many events a page has to their size: a page of that many events had that many bytes.
+func pageLimit(events, bytes, limit int) int {
 	if events == 0 {
 		return limit
 	}
@@ -186,6 +207,11 @@ func (w *watcher) supply(parts []part, next, through int64) bool {
 	return w.pendingBytes < s.hub.pendingBytes && len(w.pending) < maxPendingCommits
 }
 
+// isCompacted says that the Source has no longer what it was asked for.
+func isCompacted(err error) bool {
+	return errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrGRPCCompacted)
+}
+
 // abandon is called when no page could be read from a revision on. The streams of those who wait for what it would have
 // brought are ended: their clients resume.
 func (h *Hub) abandon(from, below int64, err error) {
@@ -193,8 +219,7 @@ func (h *Hub) abandon(from, below int64, err error) {
 		return
 	}
 	compacted := h.source.Compacted()
-	behind := errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrGRPCCompacted)
-	if behind && from < compacted {
+	if isCompacted(err) && from < compacted {
 		return // compacted meanwhile: they are handed back
 	}
 	h.log.Warn("the history of watches could not be read", "from", from, "err", err)
