@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"kineshim/integration/pgtest"
 )
 
@@ -155,6 +157,7 @@ func TestCommitThatDidNotWaitForTheStandbyIsInDoubt(t *testing.T) {
 			eventually(t, "the setting", func() bool { return one[string](t, admin, "SHOW synchronous_standby_names") == standby })
 		}
 		require("nobody")
+		awaitGating(t, server, database, admin)
 		for id := int64(1000); id <= 1001; id++ {
 			row := created(id)
 			row.Key += end
@@ -184,6 +187,37 @@ func TestCommitThatDidNotWaitForTheStandbyIsInDoubt(t *testing.T) {
 		})
 		run(t, admin, "DELETE FROM kine WHERE id >= 1000")
 	}
+}
+
+// awaitGating returns when commits wait for a standby: the checkpointer, which tells the sessions, may hear of the setting after everybody
+// else. Each try is a commit of its own, which is ended if it waits.
+func awaitGating(t *testing.T, server *pgtest.Server, database string, admin *pgx.Conn) {
+	t.Helper()
+	probe := server.Admin(t, database)
+	pid := probe.PgConn().PID()
+	run(t, probe, "SET synchronous_commit = on")
+	eventually(t, "commits wait", func() bool {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := probe.Exec(context.WithoutCancel(t.Context()), "UPDATE kineshim_state SET lease_clock_ms = lease_clock_ms")
+			ended <- err
+		}()
+		waited := false
+		for {
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Fatal(err)
+				}
+				return waited
+			case <-time.After(time.Millisecond):
+			}
+			if one[int](t, admin, fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid = %d", pid)) == 1 {
+				waited = true
+				run(t, admin, fmt.Sprintf("SELECT pg_cancel_backend(%d)", pid))
+			}
+		}
+	})
 }
 
 func TestCloseDoesNotHangWhenPostgreSQLHangs(t *testing.T) {

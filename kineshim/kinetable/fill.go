@@ -42,6 +42,11 @@ func (t *takeover) fill(ctx context.Context, tx pgx.Tx, before *survey) error {
 	if _, err := tx.Exec(ctx, "INSERT INTO "+state+" DEFAULT VALUES ON CONFLICT DO NOTHING"); err != nil {
 		return err
 	}
+	if before.Table != nil && len(before.Table.Kine) > 0 { // kine has had the table
+		if _, err := tx.Exec(ctx, "UPDATE "+state+" SET lineage = 0 WHERE lineage <> 0"); err != nil {
+			return err
+		}
+	}
 	if before.Table != nil && before.Table.has("ks_revision") { // if not, a look at all rows is saved
 		if err := t.believe(ctx, tx, table, state, len(before.Table.Kine) > 0); err != nil {
 			return err

@@ -22,46 +22,58 @@ const loadMemory = "64MB"
 // Load calls each for every row that is committed, ascending by ID, but for those that are kine's own: compact_rev_key
 // and what fills gaps. Rows and Meta are of one moment. An error of each ends it.
 func (s *Store) Load(ctx context.Context, each func(LoadedRow) error) (Meta, error) {
-	var meta Meta
-	err := s.readers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			var err error
-			meta, err = s.load(ctx, tx, each)
+	meta, err := s.atOneMoment(ctx, func(tx pgx.Tx, identityUpto int64, m *Meta) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '"+loadMemory+"'"); err != nil {
 			return err
-		})
+		}
+		l := loader{identityUpto: identityUpto, each: func(r LoadedRow, _ [][]byte) error { return each(r) }}
+		if err := copyRows(ctx, tx, loadSQL, rowColumnCount+1, l.row); err != nil {
+			return err
+		}
+		return l.finish(m)
 	})
 	if err != nil {
 		return Meta{}, fmt.Errorf("load the table: %w", err)
 	}
-	s.pipeline.lastID.CompareAndSwap(0, meta.LastID)
 	return meta, nil
 }
 
-func (s *Store) load(ctx context.Context, tx pgx.Tx, each func(LoadedRow) error) (Meta, error) {
+// atOneMoment makes a Meta in a transaction that sees the table as of one moment: rows must fill in what the rows say.
+func (s *Store) atOneMoment(ctx context.Context, rows func(tx pgx.Tx, identityUpto int64, m *Meta) error) (Meta, error) {
 	var meta Meta
-	var clockMS, identityUpto int64
-	if err := tx.QueryRow(ctx, "SELECT lease_clock_ms, identity_upto FROM kineshim_state").Scan(&clockMS, &identityUpto); err != nil {
-		return meta, fmt.Errorf("read the state: %w", err)
+	err := s.readers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+			var clockMS, identityUpto int64
+			if err := tx.QueryRow(ctx, "SELECT lease_clock_ms, identity_upto FROM kineshim_state").Scan(&clockMS, &identityUpto); err != nil {
+				return fmt.Errorf("read the state: %w", err)
+			}
+			meta.LeaseClock = milliseconds(clockMS)
+			s.identityUpto.Store(identityUpto)
+			if err := rows(tx, identityUpto, &meta); err != nil {
+				return err
+			}
+			var err error
+			meta.Leases, err = loadLeases(ctx, tx)
+			return err
+		})
+	})
+	if err == nil {
+		s.pipeline.lastID.CompareAndSwap(0, meta.LastID)
 	}
-	meta.LeaseClock = time.Duration(clockMS) * time.Millisecond
-	s.identityUpto.Store(identityUpto)
-	if _, err := tx.Exec(ctx, "SET LOCAL work_mem = '"+loadMemory+"'"); err != nil {
-		return meta, err
-	}
-	l := loader{identityUpto: identityUpto, each: each}
-	in := copyReader{columns: rowColumnCount + 1, row: l.row}
-	tag, err := tx.Conn().PgConn().CopyTo(ctx, &in, loadSQL)
+	return meta, err
+}
+
+// copyRows calls row for each row that a COPY in binary form returns.
+func copyRows(ctx context.Context, tx pgx.Tx, sql string, columns int, row func([][]byte) error) error {
+	in := copyReader{columns: columns, row: row}
+	tag, err := tx.Conn().PgConn().CopyTo(ctx, &in, sql)
 	if err != nil {
-		return meta, err
+		return err
 	}
 	if !in.done || tag.RowsAffected() != in.rows {
-		return meta, fmt.Errorf("%w: %d rows of %d, at the end: %v", errShort, in.rows, tag.RowsAffected(), in.done)
+		return fmt.Errorf("%w: %d rows of %d, at the end: %v", errShort, in.rows, tag.RowsAffected(), in.done)
 	}
-	if err := l.finish(&meta); err != nil {
-		return meta, err
-	}
-	meta.Leases, err = loadLeases(ctx, tx)
-	return meta, err
+	return nil
 }
 
 func loadLeases(ctx context.Context, tx pgx.Tx) ([]LeaseRow, error) {
@@ -72,7 +84,7 @@ func loadLeases(ctx context.Context, tx pgx.Tx) ([]LeaseRow, error) {
 	leases, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l LeaseRow, err error) {
 		var ms int64
 		err = row.Scan(&l.ID, &l.TTL, &ms)
-		l.Expires = time.Duration(ms) * time.Millisecond
+		l.Expires = milliseconds(ms)
 		return l, err
 	})
 	if err != nil {
@@ -81,10 +93,15 @@ func loadLeases(ctx context.Context, tx pgx.Tx) ([]LeaseRow, error) {
 	return leases, nil
 }
 
+var errNoCompactRow = errors.New("there is no row named " + compactName)
+
+// milliseconds is how durations are stored.
+func milliseconds(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
+
 // loader makes sense of the rows.
 type loader struct {
 	identityUpto int64
-	each         func(LoadedRow) error
+	each         func(r LoadedRow, columns [][]byte) error // columns: rowColumns and what the statement has behind them
 
 	lastID, revision int64 // of the newest row
 	offset           int64 // ID - Revision of the newest row that is a client's
@@ -94,30 +111,31 @@ type loader struct {
 
 // compactRow is kine's own compact_rev_key.
 type compactRow struct {
+	id        int64
+	own       int64 // the revision that the row itself stands for, if not 0
 	compacted int64 // the row ID that is compacted
 	// revision is that of row compacted, if revisionOf says that it is about that row. See the statement that writes it.
 	revision, revisionOf int64
 }
 
+// byUs says that the compacted revision is known as it is: kine, which sets the row ID alone, has not set it since we did.
+func (c *compactRow) byUs() bool { return c.revisionOf == c.compacted }
+
 func (l *loader) row(f [][]byte) error {
-	r, err := scan(f, l.identityUpto)
+	if string(f[1]) == compactName {
+		return l.takeCompact(compactOf(f))
+	}
+	r, err := scanVersioned(f, l.identityUpto)
 	if err != nil {
 		return err
 	}
-	if r.ID <= l.lastID {
-		return fmt.Errorf("row %d comes after row %d", r.ID, l.lastID)
-	}
-	l.lastID = r.ID
-	if string(f[1]) == compactName {
-		if l.compact != nil {
-			return errors.New("there are several rows named " + compactName)
-		}
-		l.compact = &compactRow{compacted: r.PrevID, revision: bigint(f[7]), revisionOf: bigint(f[9])}
-		l.floor = max(l.floor, r.ID-l.offset)
-		if own := bigint(f[8]); own != 0 && r.ID > l.identityUpto {
-			l.floor = own
-		}
-		return nil
+	return l.take(r, f)
+}
+
+// take takes a row that is not named compact_rev_key.
+func (l *loader) take(r LoadedRow, f [][]byte) error {
+	if err := l.advance(r.ID); err != nil {
+		return err
 	}
 	if gap(r) {
 		l.floor = max(l.floor, r.ID-l.offset)
@@ -127,10 +145,35 @@ func (l *loader) row(f [][]byte) error {
 		return fmt.Errorf("row %d has revision %d, and the one before has %d", r.ID, r.Revision, l.revision)
 	}
 	l.revision, l.offset = r.Revision, r.ID-r.Revision
-	if r.Key == compactKey && f[rowColumnCount] != nil {
-		r.Version, _ = versionOf(r, f[rowColumnCount])
+	return l.each(r, f)
+}
+
+func (l *loader) takeCompact(c *compactRow) error {
+	if err := l.advance(c.id); err != nil {
+		return err
 	}
-	return l.each(r)
+	if l.compact != nil {
+		return errors.New("there are several rows named " + compactName)
+	}
+	l.compact = c
+	l.floor = max(l.floor, c.id-l.offset)
+	if c.own != 0 && c.id > l.identityUpto {
+		l.floor = c.own
+	}
+	return nil
+}
+
+func (l *loader) advance(id int64) error {
+	if id <= l.lastID {
+		return fmt.Errorf("row %d comes after row %d", id, l.lastID)
+	}
+	l.lastID = id
+	return nil
+}
+
+// compactOf takes rowColumns of the row named compact_rev_key.
+func compactOf(f [][]byte) *compactRow {
+	return &compactRow{id: bigint(f[0]), compacted: bigint(f[5]), revision: bigint(f[7]), own: bigint(f[8]), revisionOf: bigint(f[9])}
 }
 
 // gap says whether a row is one of those by which kine fills holes.
@@ -141,15 +184,15 @@ func gap(r LoadedRow) bool {
 func (l *loader) finish(m *Meta) error {
 	c := l.compact
 	if c == nil {
-		return errors.New("there is no row named " + compactName)
+		return errNoCompactRow
 	}
 	m.LastID = max(l.lastID, c.compacted)
 	m.Untouched = c.compacted == 0
 	m.Revision = max(l.revision, l.floor)
 	switch {
-	case c.compacted <= l.identityUpto || l.offset == 0 && c.revisionOf != c.compacted:
+	case c.compacted <= l.identityUpto || l.offset == 0 && !c.byUs():
 		m.Compacted = c.compacted
-	case c.revisionOf == c.compacted:
+	case c.byUs():
 		m.Compacted = c.revision
 	default:
 		// kine has set it. Its revision may be gone: none less than this one is safe to read at.

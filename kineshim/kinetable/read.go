@@ -15,6 +15,9 @@ import (
 const (
 	selectValues  = "ks_values"
 	selectHistory = "ks_history"
+	selectAttempt = "ks_find_attempt"
+	selectNewest  = "ks_newest"
+	selectCompact = "ks_compact_row"
 
 	// rowColumns are what a LoadedRow is made of, in the order in which scan takes them.
 	rowColumns = `id::bigint, name, created, deleted, create_revision::bigint, prev_revision::bigint, lease,
@@ -22,12 +25,29 @@ const (
 	rowColumnCount = 12
 	// isGap is true for the rows by which kine fills holes.
 	isGap = `(created = 0 AND deleted = 1 AND prev_revision = 0 AND name LIKE 'gap-%')`
+	// isClients is true for the rows that are not kine's own.
+	isClients = `(name <> '` + compactName + `' AND NOT ` + isGap + `)`
+
+	valuesSQL  = `SELECT id::bigint, name = '` + compactAPIName + `', value FROM kine WHERE id = ANY ($1::bigint[])`
+	historySQL = `SELECT ` + rowColumns + `, value, old_value FROM kine
+		WHERE id > $1::bigint AND id <= $2::bigint AND ` + isClients + ` ORDER BY id LIMIT $3::bigint`
+	newestSQL = `SELECT id::bigint FROM kine WHERE id <= $1::bigint AND ` + isClients + ` ORDER BY id DESC LIMIT 1`
 )
 
 var readStatements = map[string]string{
-	selectValues: `SELECT id::bigint, name = '` + compactAPIName + `', value FROM kine WHERE id = ANY ($1::bigint[])`,
-	selectHistory: `SELECT ` + rowColumns + `, value, old_value FROM kine
-		WHERE id > $1::bigint AND id <= $2::bigint AND name <> '` + compactName + `' AND NOT ` + isGap + ` ORDER BY id LIMIT $3::bigint`,
+	selectValues:  valuesSQL,
+	selectHistory: historySQL,
+	selectAttempt: `SELECT ` + rowColumns + ` FROM kine WHERE id > $1::bigint AND ks_attempt = $2::bigint ORDER BY id`,
+	selectNewest:  newestSQL,
+	selectCompact: `SELECT ` + rowColumns + ` FROM kine WHERE name = '` + compactName + `'`,
+}
+
+// readSettings make PostgreSQL look rows up in an index, also if it has not counted them, or thinks that they are many: what is asked
+// for must not take longer in a large table. For all rows Load has settings of its own.
+var readSettings = map[string]string{
+	"default_transaction_read_only": "on",
+	"enable_seqscan":                "off",
+	"enable_bitmapscan":             "off",
 }
 
 var binaryFormat = []int16{pgtype.BinaryFormatCode}
@@ -42,33 +62,58 @@ func (s *Store) Values(ctx context.Context, ids []int64, each func(id int64, val
 	if len(ids) == 0 {
 		return nil
 	}
-	err := s.readers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		found := make(map[int64]struct{}, len(ids))
-		one := func(row [][]byte) error {
-			id, value := bigint(row[0]), row[2]
-			if _, twice := found[id]; twice {
-				return errShort
-			}
-			found[id] = struct{}{}
-			if row[1][0] != 0 && value != nil {
-				_, value = decodeVersion(value)
-			}
-			return each(id, own(value))
-		}
-		if err := query(ctx, conn, selectValues, [][]byte{bigintArray(ids)}, 3, one); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			if _, ok := found[id]; !ok {
-				return &MissingError{ID: id}
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	v := valueReader{wanted: ids, each: each, found: make(map[int64]struct{}, len(ids))}
+	if err := s.readers.with(ctx, v.read); err != nil {
 		return fmt.Errorf("read values: %w", err)
 	}
 	return nil
+}
+
+// valueReader calls each once with the value of each of the wanted rows, also if read is repeated after an error.
+type valueReader struct {
+	wanted []int64
+	each   func(id int64, value []byte) error
+	found  map[int64]struct{}
+	failed bool // each has returned an error
+}
+
+// read reads the rows that have not been found.
+func (v *valueReader) read(ctx context.Context, conn *pgx.Conn) error {
+	ids := v.missing()
+	if err := query(ctx, conn, selectValues, [][]byte{bigintArray(ids)}, 3, v.take); err != nil {
+		return err
+	}
+	if ids = v.missing(); len(ids) > 0 {
+		return &MissingError{ID: ids[0]}
+	}
+	return nil
+}
+
+func (v *valueReader) missing() []int64 {
+	if len(v.found) == 0 {
+		return v.wanted
+	}
+	var ids []int64
+	for _, id := range v.wanted {
+		if _, ok := v.found[id]; !ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (v *valueReader) take(row [][]byte) error {
+	id, value := bigint(row[0]), row[2]
+	if _, twice := v.found[id]; twice {
+		return errShort
+	}
+	v.found[id] = struct{}{}
+	if row[1][0] != 0 && value != nil {
+		_, value = decodeVersion(value)
+	}
+	err := v.each(id, own(value))
+	v.failed = err != nil
+	return err
 }
 
 // History returns the rows with afterID < ID <= uptoID, ascending, at most limit of them: rows that have been compacted
@@ -77,22 +122,9 @@ func (s *Store) History(ctx context.Context, afterID, uptoID int64, limit int) (
 	var rows []HistoryRow
 	identityUpto := s.identityUpto.Load()
 	one := func(fields [][]byte) error {
-		r := HistoryRow{Value: fields[rowColumnCount], OldValue: fields[rowColumnCount+1]}
-		var err error
-		if r.LoadedRow, err = scan(fields, identityUpto); err != nil {
-			return err
-		}
-		if r.Key == compactKey {
-			if r.Value != nil {
-				r.Version, r.Value = versionOf(r.LoadedRow, r.Value)
-			}
-			if r.OldValue != nil {
-				_, r.OldValue = decodeVersion(r.OldValue)
-			}
-		}
-		r.Value, r.OldValue = own(r.Value), own(r.OldValue)
-		rows = append(rows, r)
-		return nil
+		r, err := scanVersioned(fields, identityUpto)
+		rows = append(rows, withValues(r, fields))
+		return err
 	}
 	args := [][]byte{encoded(afterID), encoded(uptoID), encoded(int64(limit))}
 	err := s.readers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -100,6 +132,37 @@ func (s *Store) History(ctx context.Context, afterID, uptoID int64, limit int) (
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return rows, nil
+}
+
+// withValues adds a row's values, which are behind rowColumns.
+func withValues(r LoadedRow, f [][]byte) HistoryRow {
+	value, old := f[rowColumnCount], f[rowColumnCount+1]
+	if r.Key == compactKey && value != nil {
+		_, value = decodeVersion(value)
+	}
+	if r.Key == compactKey && old != nil {
+		_, old = decodeVersion(old)
+	}
+	return HistoryRow{LoadedRow: r, Value: own(value), OldValue: own(old)}
+}
+
+// FindAttempt returns the rows with an ID greater than afterID that carry the attempt, ascending. It takes as long as there are rows
+// after afterID.
+func (s *Store) FindAttempt(ctx context.Context, afterID, attempt int64) ([]LoadedRow, error) {
+	var rows []LoadedRow
+	identityUpto := s.identityUpto.Load()
+	one := func(fields [][]byte) error {
+		r, err := scan(fields, identityUpto)
+		rows = append(rows, r)
+		return err
+	}
+	err := s.readers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return query(ctx, conn, selectAttempt, [][]byte{encoded(afterID), encoded(attempt)}, rowColumnCount, one)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find an attempt: %w", err)
 	}
 	return rows, nil
 }
@@ -165,14 +228,23 @@ func scan(f [][]byte, identityUpto int64) (LoadedRow, error) {
 	return r, nil
 }
 
-// versionOf is the version and the value of a row of Kubernetes' compact_rev_key, given the value as it is stored: kine
-// keeps the version there and not in a column.
-func versionOf(r LoadedRow, stored []byte) (version int64, value []byte) {
-	version, value = decodeVersion(stored)
-	if r.Version > 1 || version == 0 {
-		version = r.Version
+// scanVersioned is scan for a row with its value, or what holds a version, behind rowColumns.
+func scanVersioned(f [][]byte, identityUpto int64) (LoadedRow, error) {
+	r, err := scan(f, identityUpto)
+	if stored := f[rowColumnCount]; r.Key == compactKey && stored != nil {
+		r.Version = versionOf(r, stored)
 	}
-	return version, value
+	return r, err
+}
+
+// versionOf is the version of a row of Kubernetes' compact_rev_key, given the value as it is stored: kine
+// keeps the version there and not in a column.
+func versionOf(r LoadedRow, stored []byte) int64 {
+	version, _ := decodeVersion(stored)
+	if r.Version > 1 || version == 0 {
+		return r.Version
+	}
+	return version
 }
 
 // bigint decodes an int8, integer an int4; NULL is 0.

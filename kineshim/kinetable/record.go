@@ -23,12 +23,13 @@ type record struct {
 	ksRevision, ksVersion, ksCreate, ksLease int64
 	key                                      string // ks_key, if escaped
 	escaped                                  bool
+	attempt                                  int64 // which encode leaves out
 }
 
 // stored is rows[i] as it is stored. The rows before it are those of the same batch.
 func stored(n naming, rows []Row, i int) record {
 	row := &rows[i]
-	r := record{id: row.ID, prevRevision: row.PrevID, key: row.Key}
+	r := record{id: row.ID, prevRevision: row.PrevID, key: row.Key, attempt: row.Attempt}
 	r.name, r.escaped = n.name(row.Key)
 	if row.Revision != row.ID {
 		r.ksRevision = row.Revision

@@ -54,7 +54,7 @@ func (s *Store) replace(ctx context.Context, tx pgx.Tx, meta Meta, rows func(yie
 		ids, ttls, expires); err != nil {
 		return 0, fmt.Errorf("leases: %w", err)
 	}
-	if _, err := tx.Exec(ctx, "UPDATE kineshim_state SET lease_clock_ms = $1, identity_upto = 0", meta.LeaseClock.Milliseconds()); err != nil {
+	if _, err := tx.Exec(ctx, "UPDATE kineshim_state SET lease_clock_ms = $1, identity_upto = 0, lineage = 0", meta.LeaseClock.Milliseconds()); err != nil {
 		return 0, fmt.Errorf("state: %w", err)
 	}
 	_, err = tx.Exec(ctx, "SELECT setval("+quote(s.shape.sequence)+", $1::bigint)", lastID)

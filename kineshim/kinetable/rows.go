@@ -38,6 +38,8 @@ type Row struct {
 	// FetchOld: OldValue is not known; it is the value of row PrevID, which is earlier in this batch or was written by
 	// an earlier one.
 	FetchOld bool
+	// Attempt is the ID of the client's attempt at the write, by which FindAttempt finds it; 0: none. Replace does not store it.
+	Attempt int64
 }
 
 // LoadedRow is a row as it is in the table, without its values.

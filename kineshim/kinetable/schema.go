@@ -41,7 +41,7 @@ const createKine = `CREATE TABLE %s (id BIGSERIAL PRIMARY KEY, name text COLLATE
 // addedColumns are added to kine's table, all nullable, so that kine's statements stay as they are.
 var addedColumns = []attribute{
 	{Name: "ks_revision", Type: "int8"}, {Name: "ks_version", Type: "int8"}, {Name: "ks_create", Type: "int8"},
-	{Name: "ks_lease", Type: "int8"}, {Name: "ks_key", Type: "bytea"},
+	{Name: "ks_lease", Type: "int8"}, {Name: "ks_key", Type: "bytea"}, {Name: "ks_attempt", Type: "int8"},
 }
 
 // storage makes autovacuum keep up with steady churn, whatever the table's size: its default is a share of the rows, which
@@ -75,6 +75,7 @@ type survey struct {
 	Table                       *table
 	Guard                       *string // the source of the guard's function
 	State, Lease, Sequenced     bool    // whether the side tables and a sequence of kine's name exist
+	Lineage                     bool    // whether the state has that column
 	Strangers                   []object
 	Writers, Others             []backend
 }
@@ -169,6 +170,8 @@ SELECT json_build_object(
 	'maycreate', coalesce(has_schema_privilege(place.nsp, 'CREATE'), false),
 	'guard', (SELECT prosrc FROM guard),
 	'state', EXISTS (SELECT FROM ours WHERE relname = '%[1]s'),
+	'lineage', EXISTS (SELECT FROM ours JOIN pg_attribute a ON a.attrelid = ours.oid WHERE relname = '%[1]s' AND attname = 'lineage'
+		AND NOT attisdropped),
 	'lease', EXISTS (SELECT FROM ours WHERE relname = '%[2]s'),
 	'sequenced', EXISTS (SELECT FROM ours WHERE relname = 'kine_id_seq'),
 	'strangers', (SELECT json_agg(DISTINCT jsonb_build_object('kind', kind, 'name', name, 'owner', pg_get_userbyid(owner)))
@@ -302,6 +305,9 @@ func (s *survey) pending() []string {
 	if !s.State {
 		todo = append(todo, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (one boolean PRIMARY KEY DEFAULT true CHECK (one), "+
 			"lease_clock_ms bigint NOT NULL DEFAULT 0, identity_upto bigint NOT NULL DEFAULT 0)", s.qualified(stateTable)))
+	}
+	if !s.Lineage {
+		todo = append(todo, fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS lineage bigint NOT NULL DEFAULT 0", s.qualified(stateTable)))
 	}
 	if !s.Lease {
 		todo = append(todo, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (id bigint PRIMARY KEY, ttl bigint NOT NULL, "+

@@ -5,6 +5,8 @@
 // It assumes that it is the only writer, which the guard in the database makes true, and that every answer it gives is
 // thrown away when Failed is closed before the answer is used: after that the table may hold what was never
 // acknowledged.
+//
+// A Reader reads the table on a standby, or on a primary beside its engine.
 package kinetable
 
 import (
@@ -58,6 +60,7 @@ type Store struct {
 	// has shown it so.
 	identityUpto atomic.Int64
 
+	lineage    int64
 	closeBound time.Duration
 
 	failed  chan struct{} // closed by fail
@@ -86,6 +89,7 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	ownSession(config)
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
 		return nil, err
@@ -96,9 +100,7 @@ func open(ctx context.Context, c Config) (*Store, error) {
 		_ = conn.Close(closing) // the error that counts is the one before
 		return nil, err
 	}
-	s.readers = newPool(config, readers, s.Why, s.writerLives, map[string]string{
-		"default_transaction_read_only": "on",
-	}, readStatements)
+	s.readers = newPool(config, readers, s.Why, s.writerLives, readSettings, readStatements)
 	s.helpers = newPool(config, helpers, s.Why, s.writerLives, map[string]string{
 		"synchronous_commit": "off", "max_parallel_maintenance_workers": "0", // the other cores are k3s's
 	}, nil)
@@ -113,7 +115,7 @@ func (s *Store) begin(ctx context.Context, conn *pgx.Conn) error {
 	}
 	s.naming = naming{maxChars: s.shape.maxNameBytes, utf8: s.shape.utf8}
 	var identityUpto int64
-	if err := conn.QueryRow(ctx, "SELECT identity_upto FROM kineshim_state").Scan(&identityUpto); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT identity_upto, lineage FROM kineshim_state").Scan(&identityUpto, &s.lineage); err != nil {
 		return fmt.Errorf("read the state: %w", err)
 	}
 	s.identityUpto.Store(identityUpto)
@@ -143,7 +145,6 @@ func sessionConfig(dsn string) (*pgx.ConnConfig, error) {
 	} {
 		config.RuntimeParams[name] = value
 	}
-	ownSession(config)
 	return config, nil
 }
 

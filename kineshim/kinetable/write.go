@@ -23,6 +23,8 @@ const (
 
 	kineColumns = "id, name, created, deleted, create_revision, prev_revision, lease, value, old_value"
 	ourColumns  = "ks_revision, ks_version, ks_create, ks_lease, ks_key"
+	// attemptColumn is ours too, but only what Write stores has one.
+	attemptColumn = "ks_attempt"
 )
 
 // chain is an SQL condition that is true if the batch before was committed, and an error if not. The error is the
@@ -45,21 +47,21 @@ const (
 func writeStatements(sequence string) map[string]string {
 	sequence = quote(sequence)
 	return map[string]string{
-		insertOne: `INSERT INTO kine (` + kineColumns + `, ` + ourColumns + `) SELECT
+		insertOne: `INSERT INTO kine (` + kineColumns + `, ` + ourColumns + `, ` + attemptColumn + `) SELECT
 			CASE WHEN ` + fmt.Sprintf(chain, "$15::text", "$16::text") + ` THEN setval(` + sequence + `, $1::bigint) END,
 			$2::text, $3::int, $4::int, $5::bigint, $6::bigint, $7::int, $8::bytea,
 			CASE WHEN $17::bool THEN (SELECT p.value FROM kine p WHERE p.id = $6) ELSE $9::bytea END,
-			$10::bigint, $11::bigint, $12::bigint, $13::bigint, $14::bytea`,
-		insertMany: `INSERT INTO kine (` + kineColumns + `, ` + ourColumns + `) SELECT
+			$10::bigint, $11::bigint, $12::bigint, $13::bigint, $14::bytea, $18::bigint`,
+		insertMany: `INSERT INTO kine (` + kineColumns + `, ` + ourColumns + `, ` + attemptColumn + `) SELECT
 			u.id, u.name, u.created, u.deleted, u.create_revision, u.prev_revision, u.lease, u.value,
 			CASE WHEN u.fetch_old THEN (SELECT p.value FROM kine p WHERE p.id = u.prev_revision) ELSE u.old_value END,
-			u.ks_revision, u.ks_version, u.ks_create, u.ks_lease, u.ks_key
+			u.ks_revision, u.ks_version, u.ks_create, u.ks_lease, u.ks_key, u.ks_attempt
 			FROM (SELECT ` + fmt.Sprintf(chain, "$15::text", "$16::text") + ` AS linked, setval(` + sequence + `, $18::bigint) AS last OFFSET 0) s,
 			(SELECT unnest($1::bigint[]) AS id, unnest($2::text[]) AS name, unnest($3::int[]) AS created, unnest($4::int[]) AS deleted,
 				unnest($5::bigint[]) AS create_revision, unnest($6::bigint[]) AS prev_revision, unnest($7::int[]) AS lease,
 				unnest($8::bytea[]) AS value, unnest($9::bytea[]) AS old_value, unnest($10::bigint[]) AS ks_revision,
 				unnest($11::bigint[]) AS ks_version, unnest($12::bigint[]) AS ks_create, unnest($13::bigint[]) AS ks_lease,
-				unnest($14::bytea[]) AS ks_key, unnest($17::bool[]) AS fetch_old) u WHERE s.linked AND s.last IS NOT NULL`,
+				unnest($14::bytea[]) AS ks_key, unnest($17::bool[]) AS fetch_old, unnest($19::bigint[]) AS ks_attempt) u WHERE s.linked AND s.last IS NOT NULL`,
 		link: `SELECT ` + fmt.Sprintf(chain, "$1::text", "$2::text"),
 		// The row has the compacted revision, and in ks_create for which prev_revision it holds, because kine sets that alone.
 		compact: `UPDATE kine SET prev_revision = $1::bigint, ks_create = $1, ks_revision = $2::bigint WHERE name = '` + compactName + `'`,
@@ -139,10 +141,11 @@ func (p *pipeline) link(before, batch int64) {
 func (p *pipeline) one(n naming, rows []Row, i int, before int64) {
 	w := &p.out
 	r := stored(n, rows, i)
-	at := w.bind(insertOne, 17)
+	at := w.bind(insertOne, 18)
 	r.encode(w, 8, 8)
 	p.link(before, p.batch)
 	w.boolean(r.fetch)
+	w.nonZero(r.attempt)
 	w.execute(at)
 }
 
@@ -153,7 +156,7 @@ func (p *pipeline) many(n naming, rows []Row, first, count int, before int64) {
 	for i := range all {
 		all[i] = stored(n, rows, first+i)
 	}
-	at := w.bind(insertMany, 18)
+	at := w.bind(insertMany, 19)
 	column(w, pgtype.Int8OID, all, func(w *wire, r *record) { w.bigint(r.id) })
 	column(w, pgtype.TextOID, all, func(w *wire, r *record) { w.text(r.name) })
 	column(w, pgtype.Int4OID, all, func(w *wire, r *record) { w.integer(r.created) })
@@ -177,6 +180,7 @@ func (p *pipeline) many(n naming, rows []Row, first, count int, before int64) {
 		}
 	})
 	w.bigint(all[count-1].id)
+	column(w, pgtype.Int8OID, all, func(w *wire, r *record) { w.nonZero(r.attempt) })
 	w.execute(at)
 }
 
