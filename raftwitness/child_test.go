@@ -14,12 +14,24 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kineshim/deathwatch"
 )
 
 // childEnv makes the test binary a voter in a process of its own, which can be killed, frozen and measured.
 const childEnv = "RAFTWITNESS_TEST_CHILD"
 
+// deathwatchEnv makes it such a process's deathwatch.
+const deathwatchEnv = "RAFTWITNESS_TEST_DEATHWATCH"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(deathwatchEnv) != "" {
+		if err := deathwatch.Sit(departureMessage); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if b := os.Getenv(childEnv); b != "" {
 		if err := runChild([]byte(b)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -33,6 +45,23 @@ func TestMain(m *testing.M) {
 type childConfig struct {
 	Dir      string
 	Identity Identity
+	// Watched: the child has a deathwatch.
+	Watched bool
+}
+
+// departureMessage is what the deathwatch of a child has to say. The orders are the child's identity.
+func departureMessage(orders json.RawMessage) (deathwatch.Message, error) {
+	var id Identity
+	if err := json.Unmarshal(orders, &id); err != nil {
+		return deathwatch.Message{}, err
+	}
+	return deathwatch.Message{
+		First: "w", Second: other(id.Name), Log: testLog(id.Name + "'s deathwatch"),
+		Tell: func(ctx context.Context, whom string, term uint64) error {
+			to, _ := id.PeerByName(whom)
+			return Depart(ctx, nil, id, to, term)
+		},
+	}, nil
 }
 
 // runChild is a voter on the listener that the parent has handed down. It prints the time, on the clock of the leases, of each
@@ -48,12 +77,20 @@ func runChild(b []byte) error {
 	}
 	l := NewListener(ln, testLog(cfg.Identity.Name))
 	defer l.Close()
-	n, err := Open(Config{Dir: cfg.Dir, Identity: cfg.Identity, Listener: l, Log: testLog(cfg.Identity.Name)})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	nc := Config{Dir: cfg.Dir, Identity: cfg.Identity, Listener: l, Log: testLog(cfg.Identity.Name)}
+	if cfg.Watched {
+		w := deathwatch.New(deathwatch.Config{Env: []string{deathwatchEnv + "=1"}, Orders: cfg.Identity, Log: nc.Log})
+		nc.OnLead = w.Leads
+		released := make(chan error, 1)
+		go func() { released <- w.Run(ctx) }()
+		defer func() { cancel(); <-released }()
+	}
+	n, err := Open(nc)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	go func() {
 		bufio.NewReader(os.Stdin).ReadByte() // the parent has closed it, or is gone
 		cancel()
@@ -78,8 +115,8 @@ type child struct {
 	leases []time.Duration
 }
 
-// startChild starts the named voter of the cluster as a child process, without any cutting of its links.
-func (c *testCluster) startChild(name string) *child {
+// startChild starts the named voter of the cluster as a child process, without any cutting of its links, perhaps with a deathwatch.
+func (c *testCluster) startChild(name string, watched bool) *child {
 	t := c.t
 	t.Helper()
 	n := c.nodes[name]
@@ -88,7 +125,7 @@ func (c *testCluster) startChild(name string) *child {
 		t.Fatal(err)
 	}
 	n.cfg.Listener.Close() // the child has its own descriptor of the port
-	b, err := json.Marshal(childConfig{n.cfg.Dir, n.cfg.Identity})
+	b, err := json.Marshal(childConfig{n.cfg.Dir, n.cfg.Identity, watched})
 	if err != nil {
 		t.Fatal(err)
 	}

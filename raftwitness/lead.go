@@ -58,6 +58,9 @@ func (n *Node) barrier(ctx context.Context) bool {
 	if n.barrierTerm.Load() == term {
 		return true
 	}
+	if n.cfg.OnLead != nil {
+		n.cfg.OnLead(term) // before barrierTerm, without which there is no lease
+	}
 	if err := n.Settle(ctx); err != nil {
 		n.cfg.Log.Warn("barrier of the new term", "term", term, "error", err)
 		return false

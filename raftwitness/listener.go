@@ -23,10 +23,15 @@ type hello struct {
 	To      string `json:"to"`
 	// Promise is the caller's promise period: voters that disagree on it must not be in one cluster.
 	Promise time.Duration `json:"promise"`
+	// Departed, if not 0, makes this all that the caller has to say: its process has ended, which led in no term beyond this. A
+	// voter that does not know the field waits for Raft's requests, which never come.
+	Departed uint64 `json:"departed,omitempty"`
 }
 
 type helloReply struct {
 	Error string `json:"error,omitempty"`
+	// Departed repeats the hello's, once the voter acts on it.
+	Departed uint64 `json:"departed,omitempty"`
 }
 
 const (
@@ -62,6 +67,8 @@ type group struct {
 	owner *Listener
 	dial  func(address string, timeout time.Duration) (net.Conn, error)
 	addr  func(serverID string) (string, bool)
+	// departures takes what is heard of servers that have departed, for the voter.
+	departures chan departure
 
 	mu     sync.Mutex // guards the fields below
 	closed bool
@@ -128,7 +135,7 @@ func (l *Listener) accept() {
 		go func() {
 			defer l.wg.Done()
 			defer func() { <-l.sem }()
-			if err := l.greet(c); err != nil {
+			if err := l.welcome(c); err != nil {
 				l.log.Warn("refused Raft connection", "from", c.RemoteAddr().String(), "error", err)
 				c.Close()
 			}
@@ -136,23 +143,29 @@ func (l *Listener) accept() {
 	}
 }
 
-// greet reads the hello, answers it and gives the connection to its group.
-func (l *Listener) greet(c net.Conn) error {
+// welcome reads the hello, answers it and gives the connection to its group.
+func (l *Listener) welcome(c net.Conn) error {
 	c.SetDeadline(time.Now().Add(helloTimeout))
 	var h hello
 	if err := readFrame(c, &h); err != nil {
 		return err
 	}
 	g, err := l.route(h)
-	var r helloReply
+	r := helloReply{Departed: h.Departed}
+	if err == nil && h.Departed > 0 {
+		err = g.depart(h.From, h.Departed)
+	}
 	if err != nil {
-		r.Error = err.Error()
+		r = helloReply{Error: err.Error()}
 	}
 	if werr := writeFrame(c, r); err == nil {
 		err = werr
 	}
 	if err != nil {
 		return err
+	}
+	if h.Departed > 0 {
+		return c.Close()
 	}
 	c.SetDeadline(time.Time{})
 	return g.take(c)
@@ -185,7 +198,10 @@ func (g *group) check(h hello) error {
 }
 
 func newGroup(id Identity, owner *Listener, dial func(string, time.Duration) (net.Conn, error), addr func(string) (string, bool)) *group {
-	return &group{id: id, conns: make(chan net.Conn, acceptBacklog), done: make(chan struct{}), owner: owner, dial: dial, addr: addr, open: map[*groupConn]struct{}{}}
+	return &group{
+		id: id, conns: make(chan net.Conn, acceptBacklog), done: make(chan struct{}), owner: owner, dial: dial, addr: addr,
+		departures: make(chan departure), open: map[*groupConn]struct{}{},
+	}
 }
 
 // register gives a cluster's group its share of the port.
@@ -264,11 +280,7 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 		return nil, err
 	}
 	c.SetDeadline(time.Now().Add(min(timeout, helloTimeout)))
-	err = writeFrame(c, hello{g.id.ClusterID, g.id.ServerID, string(server), g.id.Promise})
-	var r helloReply
-	if err == nil {
-		err = readFrame(c, &r)
-	}
+	r, err := greet(c, hello{Cluster: g.id.ClusterID, From: g.id.ServerID, To: string(server), Promise: g.id.Promise})
 	if err == nil && r.Error != "" {
 		err = fmt.Errorf("%s at %s refuses: %s", server, address, r.Error)
 	}
@@ -278,6 +290,16 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 	}
 	c.SetDeadline(time.Time{})
 	return c, nil
+}
+
+// greet says hello and waits for the answer.
+func greet(c net.Conn, h hello) (helloReply, error) {
+	var r helloReply
+	err := writeFrame(c, h)
+	if err == nil {
+		err = readFrame(c, &r)
+	}
+	return r, err
 }
 
 type serverAddr string

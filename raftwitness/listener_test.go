@@ -103,7 +103,7 @@ func TestGarbageIsClosed(t *testing.T) {
 	l := newTestListener(t, "w")
 	ids := identities(testPromise, map[string]string{"a": "127.0.0.1:1", "b": "127.0.0.1:1", "w": l.Addr().String()})
 	newTestGroup(t, ids["w"], l)
-	valid, err := json.Marshal(hello{ids["w"].ClusterID, ids["a"].ServerID, ids["w"].ServerID, testPromise})
+	valid, err := json.Marshal(hello{Cluster: ids["w"].ClusterID, From: ids["a"].ServerID, To: ids["w"].ServerID, Promise: testPromise})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,10 @@ type Config struct {
 	Dial func(address string, timeout time.Duration) (net.Conn, error)
 	// Address gives a voter's current host:port by its name; nil or "" falls back to the identity's.
 	Address func(name string) string
-	Log     *slog.Logger
+	// OnLead, if not nil, is told the term of each leadership of this voter, at least once, before the voter can have a lease in it:
+	// whoever is to tell the others one day that this process has ended (see Depart) must know up to which term. It must not block.
+	OnLead func(term uint64)
+	Log    *slog.Logger
 }
 
 // Node is one voter of one cluster.
@@ -70,9 +73,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	if cfg.Dial == nil {
-		cfg.Dial = func(address string, timeout time.Duration) (net.Conn, error) {
-			return net.DialTimeout("tcp", address, timeout)
-		}
+		cfg.Dial = dialTCP
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open Raft directory: %w", err)
@@ -97,6 +98,10 @@ func Open(cfg Config) (_ *Node, err error) {
 	return n, n.start()
 }
 
+func dialTCP(address string, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", address, timeout)
+}
+
 func (n *Node) start() error {
 	id := n.cfg.Identity
 	logger := newLogger(n.cfg.Log)
@@ -108,6 +113,12 @@ func (n *Node) start() error {
 		Stream: n.group, MaxPool: connectionPool, MaxRPCsInFlight: 1, Timeout: max(minRPCTimeout, 2*id.Promise), Logger: logger,
 	})
 	n.voter = newVoter(transport, n.lease, id.Promise, bootTime)
+	for _, p := range id.Peers {
+		if p.ServerID != id.ServerID {
+			n.voter.impatience.others = append(n.voter.impatience.others, raft.ServerID(p.ServerID))
+		}
+	}
+	n.voter.campaigns, n.voter.departures, n.voter.log = id.Role == record.Data, n.group.departures, n.cfg.Log
 
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(id.ServerID)

@@ -17,7 +17,7 @@ import (
 func startWithChild(t *testing.T, promise time.Duration, name string) (*testCluster, *child) {
 	t.Helper()
 	c := newTestCluster(t, promise)
-	ch := c.startChild(name)
+	ch := c.startChild(name, false)
 	for _, v := range voters {
 		if v != name {
 			c.start(v)

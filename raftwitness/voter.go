@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +21,9 @@ import (
 //     run out. (hashicorp/raft refuses until its own, randomised election timer has fired.) Its own candidacy keeps them too:
 //     hashicorp/raft, as a candidate on an offer of leadership, answers the winner of that term with success and yet goes
 //     on campaigning;
-//   - it keeps silent for one promise period after start: an earlier life of this voter may have promised something;
+//   - it gives a promise up, and campaigns at once, on proof that the leader's process has ended (see promised);
+//   - it keeps silent for one promise period after start, whatever it hears: an earlier life of this voter may have promised
+//     something;
 //   - a vote in the name of a leadership transfer overrides promises only in the one term that follows the term whose lease
 //     the old leader has forfeited for it. (In hashicorp/raft, a TimeoutNow that arrives late overrides them in any term.)
 //
@@ -34,17 +36,19 @@ type voter struct {
 	now     func() time.Duration
 	// silentUntil ends the silence after start.
 	silentUntil time.Duration
+	promised    *promised
 	out         chan raft.RPC
 	// raft is set before run begins.
 	raft raftState
 	// transfer is 1 + the term whose leader told this server to campaign; 0: none did.
 	transfer atomic.Uint64
 
-	mu       sync.Mutex // guards promised
-	promised struct {
-		leader string
-		at     time.Duration
-	}
+	// campaigns: this server wants to lead, and does not wait for its timer if it need not. The three fields are set before run begins.
+	campaigns  bool
+	departures <-chan departure
+	// impatience belongs to run, but for others.
+	impatience impatience
+	log        *slog.Logger
 }
 
 // raftState is what the voter needs to know of Raft.
@@ -56,7 +60,10 @@ type raftState interface {
 }
 
 func newVoter(t *raft.NetworkTransport, l *lease, promise time.Duration, now func() time.Duration) *voter {
-	return &voter{NetworkTransport: t, lease: l, promise: promise, now: now, silentUntil: now() + promise, out: make(chan raft.RPC)}
+	return &voter{
+		NetworkTransport: t, lease: l, promise: promise, now: now, silentUntil: now() + promise, promised: newPromised(promise, now),
+		out: make(chan raft.RPC), log: slog.New(slog.DiscardHandler),
+	}
 }
 
 // Consumer is where Raft takes its requests from.
@@ -111,14 +118,14 @@ func (v *voter) RequestVote(id raft.ServerID, target raft.ServerAddress, req *ra
 	if t := v.transfer.Load(); r.LeadershipTransfer && r.Term == t {
 		//lint:ignore SA1019 a field that Raft itself does not use any more is what is wanted
 		r.Candidate = markTransfer(t - 1)
-	} else if why := v.keeps(string(v.LocalAddr())); why != "" {
+	} else if why := v.promised.forbids(string(v.LocalAddr())); why != "" {
 		return fmt.Errorf("campaign in term %d: %s", r.Term, why)
 	}
 	return v.again(func() error { return v.NetworkTransport.RequestVote(id, target, &r, resp) })
 }
 
 func (v *voter) RequestPreVote(id raft.ServerID, target raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if why := v.keeps(string(v.LocalAddr())); why != "" {
+	if why := v.promised.forbids(string(v.LocalAddr())); why != "" {
 		return fmt.Errorf("campaign in term %d: %s", req.Term, why)
 	}
 	return v.again(func() error { return v.NetworkTransport.RequestPreVote(id, target, req, resp) })
@@ -135,12 +142,22 @@ func (v *voter) again(ask func() error) error {
 	return err
 }
 
-// run passes requests on to Raft until ctx ends or done is closed.
+// run passes requests on to Raft, and acts on departures and on a leader's silence, until ctx ends or done is closed.
 func (v *voter) run(ctx context.Context, done <-chan struct{}) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	defer v.impatience.wait()
+	if !v.campaigns {
+		tick.Stop()
+	}
 	for {
 		select {
 		case rpc := <-v.NetworkTransport.Consumer():
 			v.handle(ctx, done, rpc)
+		case d := <-v.departures:
+			v.depart(ctx, done, d)
+		case <-tick.C:
+			v.look(ctx, done)
 		case <-ctx.Done():
 			return
 		case <-done:
@@ -153,7 +170,7 @@ func (v *voter) handle(ctx context.Context, done <-chan struct{}, rpc raft.RPC) 
 	switch req := rpc.Command.(type) {
 	case *raft.AppendEntriesRequest:
 		if req.Term >= v.raft.CurrentTerm() { // before Raft can answer: the leader may count on it from then on
-			v.promiseTo(string(req.ID))
+			v.promised.to(string(req.ID), req.Term)
 		}
 	case *raft.RequestVoteRequest:
 		if why := v.refuse(req); why != "" {
@@ -199,9 +216,12 @@ func (v *voter) pass(ctx context.Context, done <-chan struct{}, rpc raft.RPC) {
 	}
 }
 
+// silent: an earlier life of this voter may have made a promise that this one does not know.
+func (v *voter) silent() bool { return v.now() < v.silentUntil }
+
 // refuse says why the vote must not be given, whatever Raft thinks of the candidate's term and log.
 func (v *voter) refuse(req *raft.RequestVoteRequest) string {
-	if v.now() < v.silentUntil {
+	if v.silent() {
 		return "started less than a promise ago"
 	}
 	if req.LeadershipTransfer {
@@ -218,29 +238,13 @@ func (v *voter) bound(candidate string) string {
 	if v.raft.State() == raft.Leader {
 		return "leads itself"
 	}
-	return v.keeps(candidate)
-}
-
-func (v *voter) promiseTo(leader string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.promised.leader, v.promised.at = leader, v.now()
-}
-
-// keeps says which promise forbids a vote for the candidate.
-func (v *voter) keeps(candidate string) string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if p := v.promised; p.leader != "" && p.leader != candidate && v.now() < p.at+v.promise {
-		return "promised to " + p.leader
-	}
-	return ""
+	return v.promised.forbids(candidate)
 }
 
 // preVote answers in Raft's stead, which has no way to pass over its election timer. It protects nothing: the vote does.
 func (v *voter) preVote(req *raft.RequestPreVoteRequest) *raft.RequestPreVoteResponse {
 	resp := &raft.RequestPreVoteResponse{RPCHeader: v.header(), Term: v.raft.CurrentTerm()}
-	if req.Term < resp.Term || v.now() < v.silentUntil || v.bound(string(req.ID)) != "" {
+	if req.Term < resp.Term || v.silent() || v.bound(string(req.ID)) != "" {
 		return resp
 	}
 	lastTerm, err := v.raft.lastLogTerm()

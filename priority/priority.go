@@ -1,0 +1,101 @@
+// Package priority raises the scheduling priority of this process, so that heartbeats and elections go on while other processes want
+// all the CPU time there is.
+package priority
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// niceness is what Raise asks for: a process with it gets about ten times the CPU time of one with 0 (sched(7)). It leaves room above, for
+// what operators mean to come first.
+const niceness = -10
+
+// maxRounds bounds the looks for threads that have not been raised. Threads that begin later inherit, so the second look finds none or
+// few.
+const maxRounds = 20
+
+// Raise gives all threads of this process, and thereby all that it starts from now on, PostgreSQL too, the niceness -10, unless they
+// have a better one. It needs to be root, or CAP_SYS_NICE, or a limit (LimitNICE= in a systemd unit) that allows it; without, it
+// changes nothing. Either way it says so in the log.
+//
+// It is called at the beginning: what was started before keeps its priority.
+func Raise(log *slog.Logger) {
+	switch was, err := current(); {
+	case err != nil:
+		log.Warn("the scheduling priority is not known", "error", err)
+		return
+	case was <= niceness:
+		log.Info("the scheduling priority is high already", "nice", was)
+		return
+	}
+	if err := raise("/proc/self/task", func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, niceness) }); err != nil {
+		log.Warn("the scheduling priority could not be raised: if other processes keep all CPUs busy, heartbeats may be late", "wanted", niceness, "error", err)
+		return
+	}
+	log.Info("the scheduling priority is raised", "nice", niceness, "group", raiseGroup())
+}
+
+// current is the calling thread's niceness. The system call returns 20 minus it, so as not to return anything negative.
+func current() (int, error) {
+	p, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return 0, fmt.Errorf("get the priority: %w", err)
+	}
+	return 20 - p, nil
+}
+
+// raise calls set for every thread in dir. On Linux a priority is a thread's, and a thread inherits that of the one which starts it: when a
+// look finds nothing new, every thread was raised before that look began, or is the child of one that was.
+func raise(dir string, set func(tid int) error) error {
+	raised := map[int]bool{}
+	for range maxRounds {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("list the threads: %w", err)
+		}
+		found := false
+		for _, e := range entries {
+			tid, err := strconv.Atoi(e.Name())
+			if err != nil || raised[tid] {
+				continue
+			}
+			found, raised[tid] = true, true
+			if err := set(tid); err != nil && !errors.Is(err, unix.ESRCH) { // it may have ended
+				return fmt.Errorf("set the priority of thread %d: %w", tid, err)
+			}
+		}
+		if !found {
+			return nil
+		}
+	}
+	return fmt.Errorf("threads begin faster than they can be raised: %d so far", len(raised))
+}
+
+// raiseGroup raises the kernel's automatic scheduling group, within which alone niceness counts if there is one (sched(7), "The autogroup
+// feature"). The group is the session's: it is left alone unless the session is this process's own, as it is under systemd. It says what
+// became of it.
+func raiseGroup() string {
+	const file = "/proc/self/autogroup"
+	if sid, err := unix.Getsid(0); err != nil || sid != os.Getpid() {
+		return "left alone: the session is another's"
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "none"
+	}
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if _, err := f.WriteString(strconv.Itoa(niceness)); err != nil {
+		return err.Error()
+	}
+	return "raised"
+}
