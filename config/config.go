@@ -30,6 +30,8 @@ type Node struct {
 	Engine string `yaml:"engine"`
 	// Native sets the native engine up.
 	Native Native `yaml:"native"`
+	// MaxWait bounds how long a request waits for a primary, as in a failover; 0 is DefaultMaxWait.
+	MaxWait time.Duration `yaml:"max_wait,omitempty"`
 	// ControlSocket is where shimctl reaches the node; "" is control.sock in DataDir.
 	ControlSocket string `yaml:"control_socket"`
 	// Members says how the three voters reach one another, by name.
@@ -105,6 +107,8 @@ type Witness struct {
 
 // Defaults.
 const (
+	// DefaultMaxWait is what k3s bears: it ends when its datastore has failed for that long.
+	DefaultMaxWait          = 10 * time.Second
 	DefaultHeartbeatTimeout = 500 * time.Millisecond
 	DefaultReplicationStall = time.Second
 	DefaultWitnessLostAfter = 10 * time.Second
@@ -172,6 +176,7 @@ func (n *Node) setDefaults() {
 	setInt(&n.Native.CacheBytes, DefaultCacheBytes)
 	setInt(&n.Native.MaxRequestBytes, DefaultMaxRequestBytes)
 	setInt(&n.Native.MaxTxnOps, DefaultMaxTxnOps)
+	setDuration(&n.MaxWait, DefaultMaxWait)
 	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
 	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
 	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
@@ -235,6 +240,7 @@ func (n *Node) Validate() error {
 		m.add("engine", "%q is not known; use native or kine", n.Engine)
 	}
 	m.native(n.Native)
+	m.maxWait(n.MaxWait)
 	m.members(n)
 	m.timing(n.Timing)
 	m.log(n.Log)
@@ -269,6 +275,18 @@ func (m *mistakes) members(n *Node) {
 		m.add("members", "this node, %q, is not among them", n.Name)
 	} else if n.Self().Witness() {
 		m.add("members", "this node, %q, has no peer and postgres address; a witness runs raftwitness instead", n.Name)
+	}
+}
+
+// Bounds of MaxWait: a failover takes some hundred milliseconds at least, and requests that wait take memory.
+const (
+	minMaxWait = 100 * time.Millisecond
+	maxMaxWait = 10 * time.Minute
+)
+
+func (m *mistakes) maxWait(d time.Duration) {
+	if d < minMaxWait || d > maxMaxWait {
+		m.add("max_wait", "%v is outside %v to %v", d, minMaxWait, maxMaxWait)
 	}
 }
 

@@ -32,8 +32,8 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprintln(n.ClientListen, n.Engine, n.ControlSocket, n.Postgres.SocketDir, n.Postgres.SlotKeep, n.Timing, n.Other(), n.WitnessName(), n.Self().Peer)
-	want := "127.0.0.1:2379 native /var/lib/kineshim/control.sock /var/lib/kineshim/sock 2GB {500ms 1s 10s} b w 192.0.2.10:2383\n"
+	got := fmt.Sprintln(n.ClientListen, n.Engine, n.MaxWait, n.ControlSocket, n.Postgres.SocketDir, n.Postgres.SlotKeep, n.Timing, n.Other(), n.WitnessName(), n.Self().Peer)
+	want := "127.0.0.1:2379 native 10s /var/lib/kineshim/control.sock /var/lib/kineshim/sock 2GB {500ms 1s 10s} b w 192.0.2.10:2383\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
@@ -54,6 +54,7 @@ node: A
 data_dir: var
 client_listen: 0.0.0.0:2379
 engine: etcd
+max_wait: 1ms
 native: {cache_bytes: 1, max_request_bytes: -1, max_txn_ops: -1, auto_compaction_retention: 1s}
 control_socket: /`+strings.Repeat("x", 110)+`
 members:
@@ -66,7 +67,7 @@ log: {level: loud, format: xml}
 		t.Fatal("accepted")
 	}
 	for _, key := range []string{
-		"node:", "data_dir:", "client_listen:", "engine:", "native.cache_bytes:", "native.max_request_bytes:", "native.max_txn_ops:", "native.auto_compaction_retention:", "control_socket:", "members.b.raft:", "members.b.peer:", "members: 1 with",
+		"node:", "data_dir:", "client_listen:", "engine:", "max_wait:", "native.cache_bytes:", "native.max_request_bytes:", "native.max_txn_ops:", "native.auto_compaction_retention:", "control_socket:", "members.b.raft:", "members.b.peer:", "members: 1 with",
 		"members: this node", "timing.heartbeat_timeout:", "timing.replication_stall:", "timing.witness_lost_after:", "log.level:", "log.format:",
 	} {
 		if !strings.Contains(err.Error(), "  "+key) {
@@ -97,8 +98,8 @@ func TestWitness(t *testing.T) {
 }
 
 func TestDurationsAreRead(t *testing.T) {
-	n, err := load1(t, good+"timing: {heartbeat_timeout: 300ms}\n")
-	if err != nil || n.Timing.HeartbeatTimeout != 300*time.Millisecond || n.Timing.ReplicationStall != DefaultReplicationStall {
-		t.Errorf("got %+v, %v", n.Timing, err)
+	n, err := load1(t, good+"max_wait: 20s\ntiming: {heartbeat_timeout: 300ms}\n")
+	if err != nil || n.MaxWait != 20*time.Second || n.Timing.HeartbeatTimeout != 300*time.Millisecond || n.Timing.ReplicationStall != DefaultReplicationStall {
+		t.Errorf("got %v, %+v, %v", n.MaxWait, n.Timing, err)
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"kineshim/failover/postgres"
 	pb "kineshim/proto"
 	"kineshim/raftwitness/record"
+
+	"google.golang.org/grpc/connectivity"
 )
 
 // Outcome is what became of a proposal.
@@ -58,18 +60,30 @@ type Store interface {
 // Session is one life of PostgreSQL's shared memory in one epoch.
 type Session struct {
 	Epoch, Generation uint64
+	// Forced: a forced promotion began this epoch, or an earlier one that this process's copy of the data may not know of: the copy
+	// may hold what this node's history does not. See forcedSince.
+	Forced bool
 }
 
 // Engine answers the etcd API on the primary.
 type Engine interface {
 	StartEngine(ctx context.Context, s Session) error
+	// Drain returns when no request is under way, or when ctx ends. It is called with the gate closed: no request begins meanwhile.
+	Drain(ctx context.Context)
 	// StopEngine returns when no request is under way any more.
 	StopEngine()
 	// EngineFailed is closed when the current engine is broken; nil without one.
 	EngineFailed() <-chan struct{}
 }
 
-// Config is what an Agent needs. All fields are required.
+// Link is a connection to the other data node, as *grpc.ClientConn shows it.
+type Link interface {
+	GetState() connectivity.State
+	// WaitForStateChange returns when the state is not the given one; false when ctx has ended.
+	WaitForStateChange(ctx context.Context, state connectivity.State) bool
+}
+
+// Config is what an Agent needs. All fields are required, but for PeerLink.
 type Config struct {
 	Self, Other, Witness string
 	ServerID             string
@@ -81,8 +95,10 @@ type Config struct {
 	Postgres             *postgres.Server
 	Engine               Engine
 	// Peer calls the other data node.
-	Peer   pb.PeerClient
-	Timing decide.Timing
+	Peer pb.PeerClient
+	// PeerLink is the connection that Peer uses: its end is news. Nil: the news waits for the next exchange.
+	PeerLink Link
+	Timing   decide.Timing
 	// PeerAddress is the other data node's peer address, to which requests are forwarded.
 	PeerAddress string
 	Log         *slog.Logger
@@ -125,7 +141,7 @@ type raftMemory struct {
 }
 
 const (
-	// tick is how often the agent decides when nothing wakes it: the resolution of all its thresholds.
+	// tick is how often the agent decides when nothing wakes it: the resolution of all its thresholds but that of silence; see nextLook.
 	tick = 50 * time.Millisecond
 )
 
@@ -175,10 +191,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.own(func() { a.watchPostgres(inner) })
 	a.own(func() { a.probe(inner) })
 	a.own(func() { a.exchange(inner) })
-	t := time.NewTicker(tick)
+	if a.cfg.PeerLink != nil {
+		a.own(func() { a.watchLink(inner) })
+	}
+	t := time.NewTimer(tick)
 	defer t.Stop()
 	for ctx.Err() == nil {
-		a.step(inner)
+		t.Reset(a.step(inner))
 		select {
 		case <-ctx.Done():
 		case <-a.wakeCh:
@@ -242,8 +261,8 @@ func (a *Agent) when(c <-chan struct{}, f func()) {
 	})
 }
 
-// step decides once and sets going what was decided.
-func (a *Agent) step(ctx context.Context) {
+// step decides once and sets going what was decided. It returns when to decide again if nothing happens before.
+func (a *Agent) step(ctx context.Context) time.Duration {
 	a.mu.Lock()
 	in := a.input()
 	plan := decide.Decide(&in)
@@ -264,6 +283,15 @@ func (a *Agent) step(ctx context.Context) {
 	a.postgresLane.offer(ctx, plan.Postgres)
 	a.syncLane.offer(ctx, plan.Sync)
 	a.raftLane.offer(ctx, plan.Raft)
+	return nextLook(&in)
+}
+
+// nextLook is the time to the next tick, or to the moment when the other node's silence becomes too long, whichever is sooner.
+func nextLook(in *decide.Input) time.Duration {
+	if left := in.Timing.Silence - in.Peer.Age; left >= 0 && left < tick {
+		return left + time.Millisecond
+	}
+	return tick
 }
 
 // applyGate opens or closes the gate as the plan says.

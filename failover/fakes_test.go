@@ -111,14 +111,24 @@ func (s *fakeStore) setLease(d time.Duration) {
 	s.lease = d
 }
 
-// fakeEngine starts when start says so.
+// fakeEngine starts when start says so, and drains as drain says.
 type fakeEngine struct {
 	start  func(context.Context) error
+	drain  func(context.Context)
 	failed chan struct{}
 	stops  atomic.Int32
+	// session is the last one that it was started for.
+	session Session
 }
 
-func (e *fakeEngine) StartEngine(ctx context.Context, _ Session) error {
+func (e *fakeEngine) Drain(ctx context.Context) {
+	if e.drain != nil {
+		e.drain(ctx)
+	}
+}
+
+func (e *fakeEngine) StartEngine(ctx context.Context, s Session) error {
+	e.session = s
 	if e.start == nil {
 		return nil
 	}

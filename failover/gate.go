@@ -8,7 +8,9 @@ import (
 )
 
 // Token stands for the session under which a request began.
-type Token Session
+type Token struct{ Epoch, Generation uint64 }
+
+func (s Session) token() Token { return Token{s.Epoch, s.Generation} }
 
 // ErrTokenDead: no answer can ever be given again under the token.
 var ErrTokenDead = errors.New("the session in which the request began has ended")
@@ -40,7 +42,7 @@ type gateSession struct {
 
 // begin sets the session under which requests run from now on.
 func (g *Gate) begin(s Session, sentinel interface{ Alive() bool }) {
-	g.session.Store(&gateSession{Token(s), sentinel})
+	g.session.Store(&gateSession{s.token(), sentinel})
 }
 
 // end makes all tokens dead.
@@ -75,6 +77,12 @@ func (g *Gate) Enter() (Token, error) {
 func (g *Gate) answers() bool {
 	_, err := g.Enter()
 	return err == nil
+}
+
+// holds says whether answers may be given to requests that have begun, whether or not others may begin.
+func (g *Gate) holds() bool {
+	s := g.session.Load()
+	return s != nil && g.Check(s.token) == nil
 }
 
 // Check says whether an answer may be given whose data were gathered under the token. It takes about a microsecond.

@@ -23,7 +23,7 @@ func openGate(rec *record.Record) *gateFixture {
 	f := &gateFixture{store: &fakeStore{rec: rec}, sentinel: &sentinel{}}
 	f.Gate = &Gate{store: f.store, confirmed: &f.confirmed, pairing: &f.pairing, name: "a"}
 	f.confirmed.Store(true)
-	f.begin(Session{1, 1}, f.sentinel)
+	f.begin(Session{Epoch: 1, Generation: 1}, f.sentinel)
 	f.open()
 	return f
 }
@@ -80,7 +80,7 @@ func TestGateTokensDieWithTheirSession(t *testing.T) {
 	for name, end := range map[string]func(*gateFixture){
 		"the sentinel's end":  func(g *gateFixture) { g.sentinel.dead.Store(true) },
 		"the end of the gate": func(g *gateFixture) { g.end("over") },
-		"a new generation":    func(g *gateFixture) { g.begin(Session{1, 2}, &sentinel{}) },
+		"a new generation":    func(g *gateFixture) { g.begin(Session{Epoch: 1, Generation: 2}, &sentinel{}) },
 		"a new epoch":         func(g *gateFixture) { g.store.set(failedOver()) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 // local is what the agent knows of its own PostgreSQL. Agent.mu guards it.
 type local struct {
 	data postgres.DataState
-	// up: a start has been completed and the process has not exited since.
-	up bool
+	// up: a start has been completed and the process has not exited since. stopping: it has been told to exit.
+	up, stopping bool
 	// obs is the last observation, seen at obsAt; zero after each start and promotion.
 	obs   postgres.Observation
 	obsAt time.Time
@@ -23,6 +23,9 @@ type local struct {
 	// unwellSince is since when write probes have failed; zero: the last one succeeded.
 	unwellSince   time.Time
 	startFailures int
+
+	// life counts the standby's lives; see StandbyLife. copyEpoch is the epoch in which this process's copy of the data was begun; 0: there is none.
+	life, copyEpoch uint64
 
 	// frozen: the walreceiver has been stopped for good. adrift: it is neither that nor known to follow.
 	frozen, adrift  bool
@@ -89,7 +92,8 @@ func (a *Agent) inspect(ctx context.Context) error {
 func (a *Agent) nowUp() {
 	a.mu.Lock()
 	l := &a.local
-	l.up, l.startFailures = true, 0
+	l.up, l.stopping, l.startFailures = true, false, 0
+	l.life++
 	l.downSince, l.unwellSince = time.Time{}, time.Time{}
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
 	l.unstreamedSince = time.Now()
@@ -108,12 +112,13 @@ func (a *Agent) nowDown() {
 	if wasPrimary {
 		a.gate.end("PostgreSQL has ended")
 	}
+	ordered := l.stopping
 	l.up, l.downSince = false, time.Now()
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
 	a.forgetSession()
 	a.mu.Unlock()
-	if wasPrimary {
+	if wasPrimary && !ordered {
 		a.log.Warn("PostgreSQL has ended while it was primary")
 	}
 	a.beat()
@@ -174,13 +179,16 @@ func (a *Agent) isUp() bool {
 
 func (a *Agent) observe(ctx context.Context) {
 	began := time.Now()
+	a.mu.Lock()
+	life := a.local.life
+	a.mu.Unlock()
 	q, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
 	obs, err := a.pg.Observe(q)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l := &a.local
-	if !l.up {
+	if !l.up || l.life != life { // what was seen is over
 		return
 	}
 	if err != nil {
@@ -291,7 +299,7 @@ func (a *Agent) nodeState() *pb.NodeState {
 		Role: role, RoleReason: why, SystemId: in.Local.SystemID, Timeline: in.Local.Timeline, FlushLsn: uint64(in.Local.LSN), ReplayLsn: uint64(a.local.obs.ReplayLSN),
 		DataComplete: in.Local.Role != decide.Absent && in.Local.Role != decide.Broken, Streaming: in.Local.Streaming,
 		Progress: progressProto(a.local.progress),
-		GateOpen: a.gate.answers(), GateReason: a.raft.plan.Closed, StandbyGates: in.Local.Proven && !in.Local.Solo && in.Local.Role == decide.Primary, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
+		GateOpen: a.gate.answers() || a.draining(&in), GateReason: a.raft.plan.Closed, StandbyGates: in.Local.Proven && !in.Local.Solo && in.Local.Role == decide.Primary, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
 		Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
 	_, s.AppliedIndex = a.store.Record()
@@ -302,6 +310,12 @@ func (a *Agent) nodeState() *pb.NodeState {
 		s.WitnessContactMs = age.Milliseconds()
 	}
 	return s
+}
+
+// draining: the gate is closed for a switchover, and what was begun before is still answered. For the other node that is an open gate: if it
+// took away the route, it would cut off the requests that it has forwarded. a.mu is held.
+func (a *Agent) draining(in *decide.Input) bool {
+	return in.Wish.SwitchTo != "" && in.Local.Engine && a.gate.holds()
 }
 
 // roleText is the role for people, and for the other node, with long work named. a.mu is held.

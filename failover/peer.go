@@ -12,6 +12,7 @@ import (
 	"kineshim/raftwitness/record"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
@@ -45,6 +46,20 @@ func (a *Agent) exchange(ctx context.Context) {
 			return
 		case <-t.C:
 		case <-a.beatCh:
+		}
+	}
+}
+
+// watchLink has the other node asked at once when the connection to it breaks, until ctx ends: a process that has ended closes its
+// connections, and its port then refuses new ones.
+func (a *Agent) watchLink(ctx context.Context) {
+	for {
+		was := a.cfg.PeerLink.GetState()
+		if !a.cfg.PeerLink.WaitForStateChange(ctx, was) {
+			return
+		}
+		if was == connectivity.Ready {
+			a.beat()
 		}
 	}
 }

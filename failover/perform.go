@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"kineshim/failover/decide"
@@ -80,6 +81,14 @@ func bounded(ctx context.Context, d time.Duration, f func(context.Context) error
 	return f(ctx)
 }
 
+func boundedLSN(ctx context.Context, d time.Duration, f func(context.Context) (record.LSN, error)) (at record.LSN, err error) {
+	err = bounded(ctx, d, func(ctx context.Context) error {
+		at, err = f(ctx)
+		return err
+	})
+	return at, err
+}
+
 func (a *Agent) showProgress(p postgres.Progress) {
 	a.mu.Lock()
 	old := a.local.progress
@@ -140,8 +149,14 @@ func (a *Agent) start(ctx context.Context) error {
 // stop ends PostgreSQL at once.
 func (a *Agent) stop(ctx context.Context) error {
 	a.gate.end("PostgreSQL is being stopped")
-	a.cfg.Engine.StopEngine()
+	a.mu.Lock()
+	a.local.stopping = true
+	a.mu.Unlock()
+	// Side by side: an engine whose commits wait for a standby that has gone ends only with PostgreSQL.
+	var engine sync.WaitGroup
+	engine.Go(a.cfg.Engine.StopEngine)
 	err := bounded(context.WithoutCancel(ctx), stopTimeout, a.pg.StopImmediate)
+	engine.Wait()
 	if err != nil && !errors.Is(err, postgres.ErrNotRunning) {
 		return err
 	}
@@ -150,11 +165,19 @@ func (a *Agent) stop(ctx context.Context) error {
 
 func (a *Agent) freeze(ctx context.Context) error {
 	a.setUpstream(false, true)
-	if _, err := a.pg.Freeze(ctx); err != nil {
+	at, err := a.pg.Freeze(ctx)
+	if err != nil {
 		return err
 	}
 	a.setUpstream(true, false)
-	a.observe(ctx)
+	a.mu.Lock()
+	l := &a.local
+	seen := !l.obsAt.IsZero()
+	l.obs.ReceiveLSN = max(l.obs.ReceiveLSN, at)
+	a.mu.Unlock()
+	if !seen {
+		a.observe(ctx)
+	}
 	return nil
 }
 
@@ -173,6 +196,7 @@ func (a *Agent) setUpstream(frozen, adrift bool) {
 	defer a.mu.Unlock()
 	a.local.frozen, a.local.adrift = frozen, adrift
 	a.local.unstreamedSince = time.Now()
+	a.local.life++
 }
 
 func (a *Agent) promote(ctx context.Context) error {
@@ -227,7 +251,7 @@ func (a *Agent) openSession(ctx context.Context) error {
 	a.forgetSession()
 	l.generation++
 	l.sentinel = sentinel
-	s := Session{l.promotedEpoch, l.generation}
+	s := Session{Epoch: l.promotedEpoch, Generation: l.generation}
 	a.mu.Unlock()
 	a.gate.begin(s, sentinel)
 	a.when(sentinel.Closed(), a.wake)
@@ -251,13 +275,15 @@ func (a *Agent) commitEpoch(ctx context.Context) error {
 }
 
 func (a *Agent) startEngine(ctx context.Context) error {
+	rec, _ := a.store.Record()
 	a.mu.Lock()
-	s := Session{a.local.promotedEpoch, a.local.generation}
+	s := Session{Epoch: a.local.promotedEpoch, Generation: a.local.generation, Forced: forcedSince(rec, a.local.copyEpoch)}
 	a.mu.Unlock()
 	if err := a.cfg.Engine.StartEngine(ctx, s); err != nil {
 		return err
 	}
 	a.mu.Lock()
+	a.local.copyEpoch = max(a.local.copyEpoch, s.Epoch)
 	if a.local.generation == s.Generation && a.session() {
 		a.local.engine = s.Generation
 	}
@@ -266,33 +292,32 @@ func (a *Agent) startEngine(ctx context.Context) error {
 	return nil
 }
 
-// drainGrace lets requests that are under way when the gate closes be answered.
-const drainGrace = 30 * time.Millisecond
+const (
+	// drainRequests bounds the wait for the requests that are under way when the gate closes, while others wait for it to open again. A commit
+	// takes some milliseconds; what takes longer than this is cut short, and repeated on the new primary if that is safe.
+	drainRequests = 300 * time.Millisecond
+	// drainTimeout bounds the wait for the standby during a switchover.
+	drainTimeout = 2 * time.Second
+)
 
-// drainTimeout bounds the wait for the standby during a switchover.
-const drainTimeout = 2 * time.Second
-
-// drain ends the engine, so that nothing is written any more, and waits until the standby has all of it.
+// drain lets the requests end that are under way, ends the engine, so that nothing is written any more, and waits until the standby has all
+// of it.
 func (a *Agent) drain(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	pause(ctx, drainGrace)
+	began := time.Now()
+	requests, cancel := context.WithTimeout(ctx, drainRequests)
+	a.cfg.Engine.Drain(requests)
+	cancel()
+	drained := time.Since(began)
 	a.cfg.Engine.StopEngine()
 	a.mu.Lock()
 	a.local.engine = 0
 	a.mu.Unlock()
-	for {
-		obs, err := a.pg.Observe(ctx)
-		if err != nil {
-			return err
-		}
-		if s, ok := standbyOf(obs); ok && s.FlushLSN >= obs.FlushLSN {
-			break
-		}
-		if !pause(ctx, 5*time.Millisecond) {
-			return fmt.Errorf("the standby has not received everything within %v", drainTimeout)
-		}
+	stopped := time.Since(began)
+	at, err := boundedLSN(ctx, drainTimeout, a.pg.AwaitStandby)
+	if err != nil {
+		return err
 	}
+	a.log.Info("the standby has everything", "phase", "drained", "requests", drained, "engine", stopped-drained, "standby", time.Since(began)-stopped, "lsn", at.String())
 	a.mu.Lock()
 	a.wish.drained = true
 	a.mu.Unlock()
@@ -504,7 +529,21 @@ func (a *Agent) handOver(ctx context.Context, to string) error {
 	}
 	err := bounded(ctx, handOverTimeout, func(ctx context.Context) error { return a.store.HandOver(ctx, to) })
 	if err == nil {
-		pause(ctx, 2*a.cfg.Timing.Silence/5) // leave time for the election
+		return bounded(ctx, 2*a.cfg.Timing.Silence/5, a.awaitElection)
 	}
 	return err
+}
+
+// awaitElection returns when this node has ceased to lead, or when ctx ends: whoever was offered the leadership has not got it then.
+func (a *Agent) awaitElection(ctx context.Context) error {
+	changes, stop := a.store.Changes()
+	defer stop()
+	for a.store.Status().Leader {
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
 }

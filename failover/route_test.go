@@ -9,7 +9,7 @@ import (
 )
 
 func TestRoute(t *testing.T) {
-	answers := decide.Peer{Age: 50 * time.Millisecond, GateOpen: true}
+	answers := decide.Peer{Age: 50 * time.Millisecond, GateOpen: true, Epoch: 1}
 	for _, c := range []struct {
 		name   string
 		self   string
@@ -18,13 +18,16 @@ func TestRoute(t *testing.T) {
 		closed string
 		want   Route
 	}{
-		{"this node answers", "a", soloRecord(), decide.Peer{}, "", Route{Local: true, Node: "a"}},
+		{"this node answers", "a", soloRecord(), decide.Peer{}, "", Route{Local: true, Node: "a", Epoch: 1}},
 		{"this node is primary and does not answer", "a", soloRecord(), answers, "stopping", Route{Why: "stopping"}},
-		{"the primary answers", "b", soloRecord(), answers, "a is the primary", Route{Target: "a:1", Node: "a"}},
-		{"the primary was late once", "b", soloRecord(), decide.Peer{Age: 600 * time.Millisecond, GateOpen: true}, "a is the primary", Route{Target: "a:1", Node: "a"}},
-		{"the primary is silent", "b", soloRecord(), decide.Peer{Age: 601 * time.Millisecond, GateOpen: true}, "a is the primary", Route{Why: "the primary a does not answer clients at the moment"}},
-		{"the primary is dead", "b", soloRecord(), decide.Peer{Age: time.Millisecond, GateOpen: true, Refused: true}, "a is the primary", Route{Why: "the primary a does not answer clients at the moment"}},
-		{"the primary's gate is closed", "b", soloRecord(), decide.Peer{Age: time.Millisecond}, "a is the primary", Route{Why: "the primary a does not answer clients at the moment"}},
+		{"the primary answers", "b", soloRecord(), answers, "a is the primary", Route{Target: "a:1", Node: "a", Epoch: 1}},
+		{"the primary was late once", "b", soloRecord(), decide.Peer{Age: 600 * time.Millisecond, GateOpen: true, Epoch: 1}, "a is the primary", Route{Target: "a:1", Node: "a", Epoch: 1}},
+		{"the other node answers in an epoch that is not heard of here yet", "a", pairedRecord(), decide.Peer{Age: time.Millisecond, GateOpen: true, Epoch: 2}, "switching over to b", Route{Target: "b:1", Node: "b", Epoch: 2}},
+		{"the primary has served a later epoch than is known here", "b", soloRecord(), decide.Peer{Age: time.Millisecond, GateOpen: true, Epoch: 2}, "a is the primary", Route{Target: "a:1", Node: "a", Epoch: 2}},
+		{"the primary still serves an earlier epoch", "a", failedOver(), answers, "b is the primary", Route{Why: "the primary b does not answer clients at the moment"}},
+		{"the primary is silent", "b", soloRecord(), decide.Peer{Age: 601 * time.Millisecond, GateOpen: true, Epoch: 1}, "a is the primary", Route{Why: "the primary a does not answer clients at the moment"}},
+		{"the primary is dead", "b", soloRecord(), decide.Peer{Age: time.Millisecond, GateOpen: true, Epoch: 1, Refused: true}, "a is the primary", Route{Why: "the primary a does not answer clients at the moment"}},
+		{"the primary's gate is closed", "b", soloRecord(), decide.Peer{Age: time.Millisecond, Epoch: 1}, "a is the primary", Route{Why: "the primary a does not answer clients at the moment"}},
 		{"no cluster", "b", &record.Record{}, answers, "the cluster is not initialised", Route{Why: "the cluster is not initialised"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -77,5 +80,14 @@ func TestRouteDoneIsClosedWhenTheRouteEnds(t *testing.T) {
 	f.routes.set(Route{Target: "c:1", Node: "b"})
 	if !over(none) || !over(toB) {
 		t.Error("a route goes on to where it no longer leads")
+	}
+	for _, r := range []Route{{Target: "c:1", Node: "b"}, {Local: true, Node: "a"}} {
+		r.Epoch = 4
+		f.routes.set(r)
+		before := f.Route()
+		r.Epoch = 5
+		if f.routes.set(r); !over(before) || f.Route().Epoch != 5 {
+			t.Errorf("a route goes on into another epoch: %+v", f.Route())
+		}
 	}
 }

@@ -1,9 +1,10 @@
 // Package kineshim is the etcd endpoint of a data node: it answers the etcd v3 API through an Engine while this node is the
-// primary, and forwards every call to the primary while it is not.
+// primary, and forwards calls to the primary while it is not.
 //
 // What is answered, and when, is decided by two seams that the endpoint only consults: the Router says who answers, the Gate
-// whether this node may. A request is answered only if the gate still holds after its data have been gathered. A node that
-// can't answer says Unavailable at once: never an empty database, never a false compare failure.
+// whether this node may. A request is answered only if the gate still holds after its data have been gathered. A request that
+// nobody can answer waits for a primary, for a bounded time, and is then refused as Unavailable: never an empty database, never
+// a false compare failure. With a Replica, a node that is not the primary answers reads and watches from its copy.
 package kineshim
 
 import (
@@ -13,6 +14,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 )
@@ -25,6 +27,10 @@ type Options struct {
 	Router Router
 	// Engine starts an engine for a serving session; KineEngine is one.
 	Engine EngineFactory
+	// Replica is this node's copy of the data; nil means that there is none: watches and reads are forwarded like everything else.
+	Replica Replica
+	// MaxWait bounds how long a request waits for a primary; 0 is DefaultMaxWait, and less than 0 lets none wait.
+	MaxWait time.Duration
 	// HeaderInfo fills response headers; nil leaves them as the engine made them. It is called on every answer.
 	HeaderInfo func() HeaderInfo
 	// MaxRequestBytes bounds a request as etcd's --max-request-bytes does; 0 is etcd's default, 1.5 MiB.
@@ -46,10 +52,20 @@ type Endpoint struct {
 	current atomic.Pointer[session]
 	// changing is held while the session changes.
 	changing sync.Mutex
-	// background counts the goroutines that are neither a call nor a stream: the watchers of engine failures.
+
+	room  room
+	asker asker
+	// lastRoute is that of the last forwarded call.
+	lastRoute       atomic.Pointer[routeLife]
+	unknownOutcomes atomic.Uint64
+
+	// background counts the goroutines that are neither a call nor a stream.
 	background sync.WaitGroup
-	closing    chan struct{}
-	closeOnce  sync.Once
+	// life ends when the endpoint is closed; closing is its Done.
+	life     context.Context
+	endLife  context.CancelFunc
+	closing  <-chan struct{}
+	spawning sync.Mutex // orders spawn with the end of life
 }
 
 // New returns an endpoint that has no engine yet and starts nothing.
@@ -68,13 +84,27 @@ func New(opt Options) (*Endpoint, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	if opt.MaxWait == 0 {
+		opt.MaxWait = DefaultMaxWait
+	}
 	codec := newFrameCodec()
-	return &Endpoint{
-		opt:     opt,
-		codec:   codec,
-		conns:   conns{codec: codec, options: opt.DialOptions},
-		closing: make(chan struct{}),
-	}, nil
+	e := &Endpoint{opt: opt, codec: codec, conns: conns{codec: codec, options: opt.DialOptions}}
+	e.life, e.endLife = context.WithCancel(context.Background())
+	e.closing = e.life.Done()
+	e.room = newRoom(e)
+	e.asker.endpoint = e
+	return e, nil
+}
+
+// spawn runs f in a goroutine that Close waits for, unless the endpoint is closed.
+func (e *Endpoint) spawn(f func()) bool {
+	e.spawning.Lock()
+	defer e.spawning.Unlock()
+	if e.life.Err() != nil {
+		return false
+	}
+	e.background.Go(f)
+	return true
 }
 
 // StartEngine starts an engine for the session, in place of the one before, which it stops first. It is called when PostgreSQL
@@ -83,10 +113,8 @@ func (e *Endpoint) StartEngine(ctx context.Context, s Session) error {
 	e.changing.Lock()
 	defer e.changing.Unlock()
 	e.stop()
-	select {
-	case <-e.closing:
+	if e.life.Err() != nil {
 		return errors.New("start engine: the endpoint is closed")
-	default:
 	}
 	if s.Log == nil {
 		s.Log = e.opt.Log
@@ -96,7 +124,9 @@ func (e *Endpoint) StartEngine(ctx context.Context, s Session) error {
 		return fmt.Errorf("start engine: %w", err)
 	}
 	next := newSession(s, engine)
-	e.background.Go(next.watchFailure)
+	if !e.spawn(next.watchFailure) {
+		return errors.Join(errors.New("start engine: the endpoint is closed"), engine.Close())
+	}
 	e.current.Store(next)
 	return nil
 }
@@ -130,10 +160,12 @@ func (e *Endpoint) EngineFailed() <-chan struct{} {
 	return nil
 }
 
-// Close stops the engine and the connections to the other node, and ends health watches. It is called before the gRPC servers
-// are stopped or after; afterwards every request is refused.
+// Close stops the engine and the connections to the other node, refuses what waits, and ends health watches and watches of the copy. It is
+// called before the gRPC servers are stopped or after; afterwards every request is refused.
 func (e *Endpoint) Close() error {
-	e.closeOnce.Do(func() { close(e.closing) })
+	e.spawning.Lock()
+	e.endLife()
+	e.spawning.Unlock()
 	e.StopEngine()
 	e.background.Wait()
 	return e.conns.close()

@@ -20,17 +20,9 @@ var (
 	errNoEngine     = errors.New("the engine has not been started")
 	errNotPrimary   = errors.New("this node is not the primary, and a forwarded request is not forwarded again")
 	errNoRoute      = errors.New("no primary is known")
+	errOtherEpoch   = errors.New("the request is meant for the primary of another epoch")
 	errTooManyCalls = rpctypes.ErrGRPCRequestTooManyRequests
 )
-
-// OutcomeUnknown is appended to what a client reads when its request may have been done.
-const OutcomeUnknown = "; whether the request was done is not known"
-
-// Unavailable is how every request is refused that cannot be answered now. It has the code and the first words of etcd's
-// ErrGRPCNoLeader, on which clients retry reads but not writes, and then says why.
-func Unavailable(why string) error {
-	return status.Error(codes.Unavailable, rpctypes.ErrorDesc(rpctypes.ErrGRPCNoLeader)+": "+why)
-}
 
 // engineError maps what an engine returned to what the client gets:
 //
@@ -52,31 +44,48 @@ func engineError(err error) error {
 	if strings.HasSuffix(err.Error(), "is not supported") {
 		return status.Error(codes.Unimplemented, "etcdserver: "+err.Error())
 	}
-	return status.Error(codes.Unavailable, "etcdserver: the database could not answer: "+err.Error()+OutcomeUnknown)
+	return &refusal{status: status.New(codes.Unavailable, "etcdserver: the database could not answer: "+err.Error()+OutcomeUnknown)}
 }
 
 // contextError is the status of a request whose own context has ended.
 func contextError(err error) error { return status.FromContextError(err).Err() }
 
-// forwardError maps the error of a forwarded call. An error that the other node's endpoint gave is passed on with its details;
-// what the transport made of a lost connection becomes Unavailable.
-func forwardError(ctx context.Context, err error, answered bool, target string, routeEnded bool) error {
+// forwarded is what is known of a forwarded call that failed.
+type forwarded struct {
+	target string
+	// sent: it may have reached the other node. answered: the other node's endpoint gave the error; notDone: and says that nothing was begun.
+	sent, answered, notDone bool
+	// routeEnded: it was ended because the route did.
+	routeEnded bool
+}
+
+// error maps the error of the call. One that the other node's endpoint gave is passed on with its details; what the transport made of a lost
+// connection becomes Unavailable.
+func (f forwarded) error(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
 	s, _ := status.FromError(err)
-	if answered && s.Code() != codes.Unknown {
+	switch {
+	case f.answered && f.notDone && s.Code() == codes.Unavailable:
+		return &refusal{status: s, notDone: true}
+	case f.answered && s.Code() != codes.Unknown:
 		return err
-	}
-	if routeEnded {
-		return Unavailable(errRouteEnded.Error() + OutcomeUnknown)
-	}
-	if cause := ctx.Err(); cause != nil {
-		return contextError(cause)
+	case f.routeEnded:
+		return f.refuse(errRouteEnded.Error())
+	case ctx.Err() != nil:
+		return contextError(ctx.Err())
 	}
 	switch s.Code() {
 	case codes.ResourceExhausted, codes.Unimplemented, codes.DeadlineExceeded:
 		return err // refused by the other server before any handler ran, or the client's own deadline
 	}
-	return Unavailable("forwarding to " + target + ": " + s.Message() + OutcomeUnknown)
+	return f.refuse("forwarding to " + f.target + ": " + s.Message())
+}
+
+func (f forwarded) refuse(why string) error {
+	if f.sent {
+		return InDoubt(why)
+	}
+	return Unavailable(why)
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	pb "kineshim/proto"
+
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -45,16 +47,19 @@ func (g *fakeGate) Enter() (Token, error) {
 	return g.token, g.closed
 }
 
-func (g *fakeGate) Check(Token) error {
+func (g *fakeGate) Check(t Token) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if t != g.token {
+		return ErrTokenDead
+	}
 	return g.check
 }
 
-func (g *fakeGate) Wait(ctx context.Context, _ Token) error {
+func (g *fakeGate) Wait(ctx context.Context, t Token) error {
 	for {
 		g.mu.Lock()
-		dead, check, changed := g.dead, g.check, g.changed
+		dead, check, changed := g.dead || t != g.token, g.check, g.changed
 		g.mu.Unlock()
 		if dead {
 			return ErrTokenDead
@@ -164,26 +169,31 @@ type node struct {
 	gate     *fakeGate
 	router   *fakeRouter
 	engine   *fakeEngine
-	client   string // client address
-	peer     string // peer address
+	replica  *fakeReplica // nil, but in a cluster
+	client   string       // client address
+	peer     string       // peer address
 }
 
-// startNode starts a node on which no engine runs and nothing is routed.
-func startNode(t *testing.T, name string) *node {
+// startNode starts a node on which no engine runs and nothing is routed. Unless it is told otherwise, its requests wait for nothing.
+func startNode(t *testing.T, name string, change ...func(*Options)) *node {
 	t.Helper()
 	n := &node{gate: newFakeGate(), router: &fakeRouter{}, engine: newFakeEngine()}
 	n.router.to(Route{Why: "nobody yet"})
 	var err error
-	n.endpoint, err = New(Options{
-		Node: name, Gate: n.gate, Router: n.router, Log: testLog(t),
+	options := Options{
+		Node: name, MaxWait: -1, Gate: n.gate, Router: n.router, Log: testLog(t),
 		Engine:     func(context.Context, Session) (Engine, error) { return n.engine, nil },
 		HeaderInfo: func() HeaderInfo { return HeaderInfo{ClusterID: 11, MemberID: 12, RaftTerm: 13} },
-	})
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	n.endpoint, err = New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.client = serve(t, n.endpoint, n.endpoint.ClientServerOptions())
-	n.peer = serve(t, n.endpoint, n.endpoint.PeerServerOptions())
+	n.peer = serve(t, n.endpoint, n.endpoint.PeerServerOptions(), func(s *grpc.Server) { pb.RegisterReadsServer(s, n.endpoint.Reads()) })
 	t.Cleanup(func() {
 		if err := n.endpoint.Close(); err != nil {
 			t.Errorf("close the endpoint: %v", err)
@@ -214,11 +224,18 @@ func startPair(t *testing.T) (primary, standby *node) {
 	t.Helper()
 	primary = startPrimary(t, "a")
 	standby = startNode(t, "b")
-	standby.router.to(Route{Target: primary.peer, Node: "a"})
+	standby.follow(t, Route{Target: primary.peer, Node: "a"})
 	return primary, standby
 }
 
-func serve(t *testing.T, e *Endpoint, options []grpc.ServerOption) string {
+// follow routes to another node, when the connection to it is there.
+func (n *node) follow(t *testing.T, route Route) {
+	t.Helper()
+	eventually(t, "connected to "+route.Target, func() bool { return n.endpoint.conns.reachable(route.Target) })
+	n.router.to(route)
+}
+
+func serve(t *testing.T, e *Endpoint, options []grpc.ServerOption, register ...func(*grpc.Server)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -226,6 +243,9 @@ func serve(t *testing.T, e *Endpoint, options []grpc.ServerOption) string {
 	}
 	s := grpc.NewServer(options...)
 	e.Register(s)
+	for _, f := range register {
+		f(s)
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()
 	t.Cleanup(func() {

@@ -3,128 +3,84 @@ package kineshim
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"math"
 	"strings"
-	"sync"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
-const (
-	// maxRedial is the longest pause between two attempts to reach the primary: a failover takes about a second, and
-	// clients are refused meanwhile.
-	maxRedial = 200 * time.Millisecond
-	// connectBound ends one attempt.
-	connectBound = time.Second
-	// pingEvery and pingBound find a connection that died without a word. The route ends earlier as a rule; gRPC sends no
-	// ping more often than every 10 s.
-	pingEvery = 10 * time.Second
-	pingBound = 2 * time.Second
-)
-
-// conns are the connections to other nodes, one for each target. Targets come from the configuration, so they are few.
-type conns struct {
-	codec   frameCodec
-	options []grpc.DialOption
-
-	mu     sync.Mutex // guards the fields below
-	open   map[string]*grpc.ClientConn
-	closed bool
-}
-
-// get returns the connection to a target; it does not wait for it.
-func (c *conns) get(target string) (*grpc.ClientConn, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil, errSessionEnded
-	}
-	if conn := c.open[target]; conn != nil {
-		return conn, nil
-	}
-	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithIdleTimeout(0),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedial},
-			MinConnectTimeout: connectBound,
-		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingBound, PermitWithoutStream: true}),
-		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(c.codec),
-			grpc.MaxCallRecvMsgSize(math.MaxInt32),
-			grpc.MaxCallSendMsgSize(math.MaxInt32),
-		),
-	}
-	// The address is taken as it is: no resolver, no proxy from the environment stands between the two nodes.
-	conn, err := grpc.NewClient("passthrough:///"+target, append(append(options, grpc.WithNoProxy()), c.options...)...)
+// forward passes a unary call on to the primary. The answer is passed back unread.
+func (e *Endpoint) forward(ctx context.Context, c *call, route Route) (any, error) {
+	c.session, c.ranIn = nil, route.Epoch
+	conn, err := e.connected(route.Target)
 	if err != nil {
 		return nil, err
 	}
-	if c.open == nil {
-		c.open = map[string]*grpc.ClientConn{}
-	}
-	c.open[target] = conn
-	return conn, nil
-}
-
-func (c *conns) close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	var errs []error
-	for _, conn := range c.open {
-		errs = append(errs, conn.Close())
-	}
-	c.open = nil
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("close the connections to other nodes: %w", err)
-	}
-	return nil
-}
-
-// forward passes a unary call on to the primary. The answer is passed back unread.
-func (e *Endpoint) forward(ctx context.Context, req any, method string, route Route) (any, error) {
-	conn, err := e.conns.get(route.Target)
-	if err != nil {
-		return nil, Unavailable("forwarding to " + route.Target + ": " + err.Error())
-	}
-	out, cancel := e.outgoing(ctx, route)
+	out, cancel := e.outgoing(ctx, route, c.attempt)
 	defer cancel(nil)
+	// gRPC fills this in when the call is over if it had a stream, which is when its headers were given to the connection. Streams of which it
+	// knows that the server has not looked at them it replaces, once, by itself.
+	var stream peer.Peer
 	var header, trailer metadata.MD
 	reply := new(frame)
-	err = conn.Invoke(out, method, req, reply, grpc.Header(&header), grpc.Trailer(&trailer))
-	answered := len(trailer.Get(answeredKey)) > 0
-	_ = grpc.SetHeader(ctx, passedBack(header)) // fails only when the call is over
-	_ = grpc.SetTrailer(ctx, passedBack(trailer))
+	err = conn.Invoke(out, c.method, c.req, reply, grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&stream))
+	c.header, c.trailer = header, trailer
 	if err != nil {
-		return nil, forwardError(ctx, err, answered, route.Target, routeEnded(out))
+		f := forwarded{target: route.Target, sent: stream.Addr != nil, routeEnded: routeEnded(out)}
+		f.answered, f.notDone = answeredBy(c.trailer)
+		return nil, f.error(ctx, err)
 	}
 	return reply, nil
 }
 
-// forwardStream passes a stream on to the primary, frame by frame in both directions.
-func (e *Endpoint) forwardStream(ss grpc.ServerStream, info *grpc.StreamServerInfo, route Route) error {
-	conn, err := e.conns.get(route.Target)
+// connected returns the connection to a target, unless it is still being made: who waits for that waits where it is bounded.
+func (e *Endpoint) connected(target string) (*grpc.ClientConn, error) {
+	conn, err := e.conns.get(target)
 	if err != nil {
-		return Unavailable("forwarding to " + route.Target + ": " + err.Error())
+		return nil, Unavailable("forwarding to " + target + ": " + err.Error())
 	}
-	out, cancel := e.outgoing(ss.Context(), route)
+	switch conn.GetState() {
+	case connectivity.Idle:
+		conn.Connect()
+		fallthrough
+	case connectivity.Connecting:
+		return nil, Unavailable("forwarding to " + target + ": there is no connection yet")
+	}
+	return conn, nil
+}
+
+// answeredBy reads the trailer of a forwarded call.
+func answeredBy(trailer metadata.MD) (answered, notDone bool) {
+	return len(trailer.Get(answeredKey)) > 0, len(trailer.Get(notDoneKey)) > 0
+}
+
+// passBack gives the client the metadata of the primary's answer, if the call was forwarded. It fails only when the call is over.
+func (c *call) passBack(ctx context.Context) {
+	if c.header != nil {
+		_ = grpc.SetHeader(ctx, passedBack(c.header))
+	}
+	if c.trailer != nil {
+		_ = grpc.SetTrailer(ctx, passedBack(c.trailer))
+	}
+}
+
+// forwardStream passes a stream on to the primary, frame by frame in both directions. If it has not begun, nothing was received from ss.
+func (e *Endpoint) forwardStream(ss grpc.ServerStream, info *grpc.StreamServerInfo, route Route) (begun bool, err error) {
+	conn, err := e.connected(route.Target)
+	if err != nil {
+		return false, err
+	}
+	out, cancel := e.outgoing(ss.Context(), route, Attempt{})
 	defer cancel(nil)
 	// Both directions always: a request of one message is followed by the end of the client's side, on the wire too.
 	desc := &grpc.StreamDesc{StreamName: info.FullMethod, ServerStreams: true, ClientStreams: true}
 	cs, err := conn.NewStream(out, desc, info.FullMethod)
 	if err != nil {
-		return forwardError(ss.Context(), err, false, route.Target, routeEnded(out))
+		return false, forwarded{target: route.Target, routeEnded: routeEnded(out)}.error(ss.Context(), err)
 	}
 	// Ends with the stream: gRPC ends the receive of a server stream when its handler has returned.
 	go pumpRequests(ss, cs, cancel)
@@ -132,9 +88,11 @@ func (e *Endpoint) forwardStream(ss grpc.ServerStream, info *grpc.StreamServerIn
 	trailer := cs.Trailer()
 	ss.SetTrailer(passedBack(trailer))
 	if cause := context.Cause(out); err != nil && ss.Context().Err() == nil && isStatus(cause) {
-		return cause // what the client sent could not be received, for instance because it is too large
+		return true, cause // what the client sent could not be received, for instance because it is too large
 	}
-	return forwardError(ss.Context(), err, len(trailer.Get(answeredKey)) > 0, route.Target, routeEnded(out))
+	f := forwarded{target: route.Target, sent: true, routeEnded: routeEnded(out)}
+	f.answered, f.notDone = answeredBy(trailer)
+	return true, f.error(ss.Context(), err)
 }
 
 // pumpRequests passes the client's messages on until it closes its side, or the stream ends.
@@ -178,8 +136,8 @@ func pumpAnswers(cs grpc.ClientStream, ss grpc.ServerStream) error {
 	}
 }
 
-// outgoing is the context of a forwarded call: the client's metadata and deadline, ended with the route.
-func (e *Endpoint) outgoing(ctx context.Context, route Route) (context.Context, context.CancelCauseFunc) {
+// outgoing is the context of a forwarded call: the client's metadata and deadline and the marks for the primary, ended with the route.
+func (e *Endpoint) outgoing(ctx context.Context, route Route, a Attempt) (context.Context, context.CancelCauseFunc) {
 	in, _ := metadata.FromIncomingContext(ctx)
 	out := metadata.MD{}
 	for k, v := range in {
@@ -191,18 +149,8 @@ func (e *Endpoint) outgoing(ctx context.Context, route Route) (context.Context, 
 		out.Set(authorityKey, authority...)
 	}
 	out.Set(forwardedKey, e.opt.Node)
-	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(ctx, out))
-	if route.Done != nil {
-		// Ends with ctx, which every caller cancels.
-		go func() {
-			select {
-			case <-route.Done:
-				cancel(errRouteEnded)
-			case <-ctx.Done():
-			}
-		}()
-	}
-	return ctx, cancel
+	mark(out, route.Epoch, a)
+	return e.withRoute(metadata.NewOutgoingContext(ctx, out), route)
 }
 
 func isStatus(err error) bool {
@@ -216,7 +164,7 @@ func routeEnded(out context.Context) bool { return errors.Is(context.Cause(out),
 func passedBack(in metadata.MD) metadata.MD {
 	out := metadata.MD{}
 	for k, v := range in {
-		if strings.HasPrefix(k, "grpc-") || strings.HasPrefix(k, ":") || k == "content-type" || k == answeredKey {
+		if strings.HasPrefix(k, "grpc-") || strings.HasPrefix(k, ":") || k == "content-type" || k == answeredKey || k == notDoneKey {
 			continue
 		}
 		out[k] = v

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -194,8 +196,8 @@ func TestEndOfTheRouteEndsForwardedCallsAndStreams(t *testing.T) {
 
 func TestForwardedCallIsNotForwardedAgain(t *testing.T) {
 	a, b := startNode(t, "a"), startNode(t, "b")
-	a.router.to(Route{Target: b.peer})
-	b.router.to(Route{Target: a.peer})
+	a.follow(t, Route{Target: b.peer})
+	b.follow(t, Route{Target: a.peer})
 	conn := dial(t, a.client)
 	_, err := etcdserverpb.NewKVClient(conn).Range(soon(t), &etcdserverpb.RangeRequest{Key: []byte("k")})
 	wantCode(t, err, codes.Unavailable, errNotPrimary.Error())
@@ -210,9 +212,18 @@ func TestForwardedCallIsNotForwardedAgain(t *testing.T) {
 func TestUnreachablePrimaryIsUnavailable(t *testing.T) {
 	n := startNode(t, "b")
 	n.router.to(Route{Target: "127.0.0.1:1"}) // reserved, nobody listens there
+	link, err := n.endpoint.conns.get("127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.Connect()
+	eventually(t, "the connection has failed", func() bool { return link.GetState() == connectivity.TransientFailure })
 	conn := dial(t, n.client)
-	_, err := etcdserverpb.NewKVClient(conn).Put(soon(t), &etcdserverpb.PutRequest{Key: []byte("k")})
-	wantCode(t, err, codes.Unavailable, "not known")
+	_, err = etcdserverpb.NewKVClient(conn).Put(soon(t), &etcdserverpb.PutRequest{Key: []byte("k")})
+	wantCode(t, err, codes.Unavailable, "forwarding to 127.0.0.1:1")
+	if strings.Contains(err.Error(), OutcomeUnknown) {
+		t.Errorf("what was sent nowhere may have been done: %v", err)
+	}
 	watch, err := etcdserverpb.NewWatchClient(conn).Watch(soon(t))
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +258,7 @@ func TestForwardErrorTable(t *testing.T) {
 		{"the client has gone", gone, status.Error(codes.Canceled, ""), false, false, codes.Canceled},
 		{"too large", t.Context(), status.Error(codes.ResourceExhausted, ""), false, false, codes.ResourceExhausted},
 	} {
-		if got := status.Code(forwardError(c.ctx, c.err, c.answered, "b:1", c.routeEnded)); got != c.want {
+		if got := status.Code(forwarded{target: "b:1", sent: true, answered: c.answered, routeEnded: c.routeEnded}.error(c.ctx, c.err)); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -16,20 +16,10 @@ const (
 	forwardedKey = "kineshim-forwarded"
 	// authorityKey carries the address that the client asked, which an engine may name to it as a member's.
 	authorityKey = "kineshim-authority"
-	// answeredKey is a trailer of the peer address: this error was given by the endpoint, not by the transport.
+	// answeredKey is a trailer of the peer address: this error was given by the endpoint, not by the transport. notDoneKey: and nothing was begun.
 	answeredKey = "kineshim-answered"
+	notDoneKey  = "kineshim-not-done"
 )
-
-// reads are the methods that change nothing: they end with their client. All others run on to their end.
-var reads = map[string]bool{
-	"/etcdserverpb.KV/Range":              true,
-	"/etcdserverpb.Lease/LeaseTimeToLive": true,
-	"/etcdserverpb.Lease/LeaseLeases":     true,
-	"/etcdserverpb.Cluster/MemberList":    true,
-	"/etcdserverpb.Maintenance/Status":    true,
-	"/etcdserverpb.Maintenance/Hash":      true,
-	"/etcdserverpb.Maintenance/HashKV":    true,
-}
 
 // interceptUnary answers, forwards or refuses each unary call of etcd's services.
 func (e *Endpoint) interceptUnary(peer bool) grpc.UnaryServerInterceptor {
@@ -37,45 +27,101 @@ func (e *Endpoint) interceptUnary(peer bool) grpc.UnaryServerInterceptor {
 		if !strings.HasPrefix(info.FullMethod, etcdServices) {
 			return handler(ctx, req)
 		}
-		forwarded := peer || len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
-		if forwarded {
-			// An error means that the call is over already; its client reads no trailer then.
-			_ = grpc.SetTrailer(ctx, metadata.Pairs(answeredKey, e.opt.Node))
+		c := e.newCall(req, info.FullMethod, handler)
+		if peer || wasForwarded(ctx) {
+			return e.answerPeer(ctx, &c)
 		}
-		route := e.opt.Router.Route()
-		switch {
-		case route.Local:
-			return e.answer(ctx, req, info.FullMethod, handler)
-		case forwarded:
-			return nil, Unavailable(errNotPrimary.Error())
-		case route.Target != "":
-			return e.forward(ctx, req, info.FullMethod, route)
-		}
-		return nil, Unavailable(noRoute(route))
+		return e.answerClient(ctx, &c)
 	}
 }
 
-// interceptStream does the same for streams.
+// answerPeer answers a call that another node has forwarded, or refuses it at once: the waiting is that node's.
+func (e *Endpoint) answerPeer(ctx context.Context, c *call) (any, error) {
+	// An error means that the call is over already; its client reads no trailer then.
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(answeredKey, e.opt.Node))
+	var err error
+	if c.epoch, c.attempt, err = marks(ctx); err != nil {
+		return nil, err
+	}
+	if !e.opt.Router.Route().Local {
+		err = Unavailable(errNotPrimary.Error())
+	}
+	var response any
+	if err == nil {
+		response, err = e.answer(ctx, c)
+	}
+	e.room.leave(&c.visit)
+	if NotDone(err) {
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(notDoneKey, e.opt.Node))
+	}
+	return response, err
+}
+
+// interceptStream does for streams what interceptUnary does for calls.
 func (e *Endpoint) interceptStream(peer bool) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		if !strings.HasPrefix(info.FullMethod, etcdServices) {
-			return handler(srv, ss)
-		}
-		forwarded := peer || len(metadata.ValueFromIncomingContext(ss.Context(), forwardedKey)) > 0
-		if forwarded {
-			ss.SetTrailer(metadata.Pairs(answeredKey, e.opt.Node))
-		}
-		route := e.opt.Router.Route()
 		switch {
-		case route.Local:
-			return e.answerStream(srv, ss, route, handler)
-		case forwarded:
-			return Unavailable(errNotPrimary.Error())
-		case route.Target != "":
-			return e.forwardStream(ss, info, route)
+		case !strings.HasPrefix(info.FullMethod, etcdServices):
+			return handler(srv, ss)
+		case peer || wasForwarded(ss.Context()):
+			return e.answerPeerStream(srv, ss, handler)
+		case e.opt.Replica != nil && info.FullMethod == watchMethod:
+			return e.watchCopy(ss)
+		case e.opt.Replica != nil && info.FullMethod == keepAliveMethod:
+			return e.keepAlive(srv, ss, info, handler)
 		}
-		return Unavailable(noRoute(route))
+		return e.answerClientStream(srv, ss, info, handler)
 	}
+}
+
+// answerPeerStream is answerPeer for a stream.
+func (e *Endpoint) answerPeerStream(srv any, ss grpc.ServerStream, handler grpc.StreamHandler) error {
+	ss.SetTrailer(metadata.Pairs(answeredKey, e.opt.Node))
+	epoch, _, err := marks(ss.Context())
+	if err != nil {
+		return err
+	}
+	begun := false
+	if route := e.opt.Router.Route(); route.Local {
+		begun, err = e.answerStream(srv, ss, route, epoch, handler)
+	} else {
+		err = Unavailable(errNotPrimary.Error())
+	}
+	if !begun && NotDone(err) {
+		ss.SetTrailer(metadata.Pairs(notDoneKey, e.opt.Node))
+	}
+	return err
+}
+
+// answerClientStream answers or forwards a stream. One that cannot begin waits, like a call; one that has begun ends with what it began on.
+func (e *Endpoint) answerClientStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	v := e.visit(nil)
+	defer e.room.leave(&v)
+	for {
+		begun, err := e.tryStream(srv, ss, info, handler)
+		if begun || !NotDone(err) {
+			return err
+		}
+		if ended := e.room.wait(ss.Context(), &v, nil); ended != nil {
+			return v.refuse(err, false, ended)
+		}
+	}
+}
+
+// tryStream runs a stream where the route leads. If it has not begun, nothing was received from ss.
+func (e *Endpoint) tryStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (begun bool, err error) {
+	route := e.opt.Router.Route()
+	switch {
+	case route.Local:
+		return e.answerStream(srv, ss, route, 0, handler)
+	case route.Target != "":
+		return e.forwardStream(ss, info, route)
+	}
+	return false, Unavailable(noRoute(route))
+}
+
+func wasForwarded(ctx context.Context) bool {
+	return len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
 }
 
 func noRoute(r Route) string {

@@ -239,12 +239,15 @@ func (e *kineEngine) begin(f func()) error {
 // the same reason an answer is not taken when its context has ended: kine's list ends early then, without an error.
 func asked[R any](ctx context.Context, e *kineEngine, write bool, call func() (R, error)) (R, error) {
 	var none R
+	if a, _ := AttemptOf(ctx); a.Again && write {
+		return none, InDoubt("kine cannot tell what became of a request")
+	}
 	if err := e.usable(); err != nil {
 		return none, err
 	}
-	unknown := ""
+	refuse := Unavailable
 	if write {
-		unknown = OutcomeUnknown
+		refuse = InDoubt
 	}
 	before := e.failures.count()
 	answer, err := call()
@@ -252,10 +255,10 @@ func asked[R any](ctx context.Context, e *kineEngine, write bool, call func() (R
 		return none, ctx.Err()
 	}
 	if e.failures.count() != before {
-		return none, Unavailable("the database failed during the request: " + e.failures.why() + unknown)
+		return none, refuse("the database failed during the request: " + e.failures.why())
 	}
 	if e.usable() != nil {
-		return none, Unavailable(errSessionEnded.Error() + unknown)
+		return none, refuse(errSessionEnded.Error())
 	}
 	if err != nil {
 		return none, err

@@ -57,7 +57,7 @@ func TestKineCreateUpdateDeleteListWatch(t *testing.T) {
 	pg, database := sharedDatabase(t)
 	n, direct := startKine(t, pg, database)
 	standby := startNode(t, "b")
-	standby.router.to(Route{Target: n.peer, Node: "a"})
+	standby.follow(t, Route{Target: n.peer, Node: "a"})
 	for name, c := range map[string]*clientv3.Client{"direct": direct, "forwarded": newClient(t, standby.client)} {
 		t.Run(name, func(t *testing.T) {
 			prefix := "/registry/" + name + "/"
@@ -498,4 +498,13 @@ func TestKineTrueTxn(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestKineDoesNotRepeatWhatMayHaveBeenDone(t *testing.T) {
+	ctx := WithAttempt(t.Context(), Attempt{ID: 1, Again: true})
+	_, err := asked(ctx, &kineEngine{}, true, func() (*etcdserverpb.PutResponse, error) {
+		t.Error("kine was asked")
+		return nil, nil
+	})
+	wantCode(t, err, codes.Unavailable, OutcomeUnknown)
 }

@@ -206,7 +206,7 @@ func trueTxn(r *etcdserverpb.TxnRequest, answer *etcdserverpb.TxnResponse) (*etc
 	shown := len(r.Failure) > 0 // a create without an else shows nothing
 	if c.Target == etcdserverpb.Compare_MOD && shown && revision == c.GetModRevision() ||
 		c.Target == etcdserverpb.Compare_VERSION && shown && version == c.GetVersion() {
-		return nil, Unavailable("kine reports a failed compare with the very revision that the key has" + OutcomeUnknown)
+		return nil, InDoubt("kine reports a failed compare with the very revision that the key has")
 	}
 	return answer, nil
 }
@@ -216,7 +216,7 @@ func trueDelete(answer *etcdserverpb.TxnResponse) (*etcdserverpb.TxnResponse, er
 	deleted := deletedBy(answer)
 	if !answer.Succeeded {
 		if foundKV(answer) != nil {
-			return nil, Unavailable("kine could not delete the key" + OutcomeUnknown)
+			return nil, InDoubt("kine could not delete the key")
 		}
 		deleted = &etcdserverpb.DeleteRangeResponse{Header: answer.Header}
 	}

@@ -55,7 +55,7 @@ func (e *kineEngine) put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcd
 		}
 		// What kine calls a lost race may be a failed insert, even one that was done: it is not tried again.
 		if e.failures.count() != before || ctx.Err() != nil || now != nil && now.ModRevision == old.ModRevision {
-			return nil, Unavailable("the database failed during the request" + OutcomeUnknown)
+			return nil, InDoubt("the database failed during the request")
 		}
 	}
 	return nil, Unavailable("the key is written by too many at once; the request was not done")

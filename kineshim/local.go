@@ -5,7 +5,8 @@ import (
 	"errors"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // enter asks the gate for a token and finds the engine of that token's session.
@@ -32,25 +33,30 @@ type outcome struct {
 
 // answer runs a unary call in the local engine. The order is the rule: enter, gather, check, answer. Errors are answers too: a
 // compare failure or a compacted revision is checked like data.
-func (e *Endpoint) answer(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (any, error) {
+func (e *Endpoint) answer(ctx context.Context, c *call) (any, error) {
 	token, s, err := e.enter()
 	if err != nil {
 		return nil, err
 	}
+	if c.epoch != 0 && c.epoch != token.Epoch {
+		return nil, Unavailable(errOtherEpoch.Error())
+	}
 	if err := s.beginCall(); err != nil {
 		return nil, err
 	}
-	write := !reads[method]
+	c.session, c.ranIn = s, s.Epoch
+	c.header, c.trailer = nil, nil
 	if s.inline {
-		return e.answerInline(ctx, req, s, token, write, handler)
+		return e.answerInline(ctx, c, s, token)
 	}
-	callCtx, cancel := callContext(ctx, s, write)
+	handler, req := c.handler, c.req
+	callCtx, cancel := callContext(ctx, c, s)
 	done := make(chan outcome, 1)
 	go func() {
 		defer s.endCall()
 		defer cancel()
 		// Replaced below unless the engine ends this goroutine, as kine does on what it calls fatal.
-		result := outcome{err: Unavailable(errEngineBroken.Error() + OutcomeUnknown)}
+		result := outcome{err: InDoubt(errEngineBroken.Error())}
 		defer func() { done <- result }()
 		response, err := handler(callCtx, req)
 		result = outcome{response, err}
@@ -62,40 +68,61 @@ func (e *Endpoint) answer(ctx context.Context, req any, method string, handler g
 		// The client has gone. What it wrote is written or not, in the goroutine that the session owns.
 		return nil, contextError(ctx.Err())
 	}
-	return e.checked(ctx, token, write, result)
+	return e.checked(ctx, c, token, result)
 }
 
 // answerInline runs a call of an InlineEngine.
-func (e *Endpoint) answerInline(ctx context.Context, req any, s *session, token Token, write bool, handler grpc.UnaryHandler) (any, error) {
+func (e *Endpoint) answerInline(ctx context.Context, c *call, s *session, token Token) (any, error) {
 	defer s.endCall()
 	callCtx := ctx
-	if _, ends := ctx.Deadline(); !ends && write { // a read waits for nothing that the session's end does not end
+	if _, ends := ctx.Deadline(); !ends && c.kind != reads { // a read waits for nothing that the session's end does not end
 		var cancel context.CancelFunc
 		callCtx, cancel = context.WithTimeout(ctx, callBound)
 		defer cancel()
 	}
-	response, err := handler(withEngine(clientAuthority(callCtx), s.engine), req)
-	return e.checked(ctx, token, write, outcome{response, err})
+	response, err := c.handler(withEngine(clientAuthority(callCtx), s.engine, c.attempt), c.req)
+	return e.checked(ctx, c, token, outcome{response, err})
 }
 
 // checked is the answer if it may be given.
-func (e *Endpoint) checked(ctx context.Context, token Token, write bool, result outcome) (any, error) {
-	if err := e.opt.Gate.Check(token); err != nil {
-		why := errTokenDead.Error() + " before the answer could be given: " + err.Error()
-		if write {
-			why += OutcomeUnknown
-		}
-		return nil, Unavailable(why)
-	}
+func (e *Endpoint) checked(ctx context.Context, c *call, token Token, result outcome) (any, error) {
+	var err error
 	if result.err != nil {
-		return nil, answerError(ctx, result.err, write)
+		err = answerError(ctx, result.err, c.kind != reads)
+	}
+	if closed := e.opt.Gate.Check(token); closed != nil && !e.passes(ctx, c, token, err) {
+		if status.Code(err) == codes.Unavailable {
+			return nil, err
+		}
+		why := errTokenDead.Error() + " before the answer could be given: " + closed.Error()
+		if c.kind == reads {
+			return nil, Unavailable(why)
+		}
+		return nil, InDoubt(why)
+	}
+	if err != nil {
+		return nil, err
 	}
 	e.fillHeader(result.response)
 	return result.response, nil
 }
 
+// passes waits until an answer that the gate does not let out may be given. It never may once the session has ended, and is not waited for if
+// it is a read's, which is as well done again, or none.
+func (e *Endpoint) passes(ctx context.Context, c *call, token Token, err error) bool {
+	if c.kind == reads || status.Code(err) == codes.Unavailable || ctx.Err() != nil {
+		return false
+	}
+	gate, s := e.opt.Gate, c.session
+	if e.room.wait(ctx, &c.visit, func(place) bool { return gate.Check(token) == nil || s.ctx.Err() != nil }) != nil {
+		return false
+	}
+	return gate.Check(token) == nil
+}
+
 // callContext is the context of an engine call: a write's is not ended by its client, a read's is also ended by the session.
-func callContext(ctx context.Context, s *session, write bool) (context.Context, context.CancelFunc) {
+func callContext(ctx context.Context, c *call, s *session) (context.Context, context.CancelFunc) {
+	write := c.kind != reads
 	if write {
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -104,7 +131,7 @@ func callContext(ctx context.Context, s *session, write bool) (context.Context, 
 	if !write {
 		unhook = context.AfterFunc(s.ctx, cancel)
 	}
-	return withEngine(clientAuthority(ctx), s.engine), func() { unhook(); cancel() }
+	return withEngine(clientAuthority(ctx), s.engine, c.attempt), func() { unhook(); cancel() }
 }
 
 // answerError maps an engine's error. The engine's context can have ended without the client's: by its bound, or with the
@@ -114,9 +141,9 @@ func answerError(ctx context.Context, err error, write bool) error {
 		return contextError(ctx.Err())
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		why := "the engine was stopped, or took too long"
+		const why = "the engine was stopped, or took too long"
 		if write {
-			why += OutcomeUnknown
+			return InDoubt(why)
 		}
 		return Unavailable(why)
 	}

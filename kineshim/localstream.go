@@ -13,21 +13,24 @@ const maxWaits = 100
 
 // answerStream runs a stream in the local engine. It ends when the engine ends it, when the client goes, when the session ends
 // or when the token is dead, whichever is first; the engine's handler, which may hang in a receive, is then let go by gRPC
-// and is waited for by the session.
-func (e *Endpoint) answerStream(srv any, ss grpc.ServerStream, route Route, handler grpc.StreamHandler) error {
+// and is waited for by the session. epoch is the one that is meant, 0 any. If the stream has not begun, nothing was received from ss.
+func (e *Endpoint) answerStream(srv any, ss grpc.ServerStream, route Route, epoch uint64, handler grpc.StreamHandler) (begun bool, err error) {
 	token, s, err := e.enter()
 	if err != nil {
-		return err
+		return false, err
+	}
+	if epoch != 0 && epoch != token.Epoch {
+		return false, Unavailable(errOtherEpoch.Error())
 	}
 	if err := s.beginStream(); err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	defer cancel(nil)
 	unhook := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
 	defer unhook()
 	local := &localStream{ServerStream: ss, endpoint: e, token: token, cancel: cancel,
-		ctx: withEngine(clientAuthority(ctx), s.engine)}
+		ctx: withEngine(clientAuthority(ctx), s.engine, Attempt{})}
 	result := make(chan error, 1)
 	go func() {
 		defer s.endStream()
@@ -41,9 +44,9 @@ func (e *Endpoint) answerStream(srv any, ss grpc.ServerStream, route Route, hand
 	e.untilRouteEnds(ctx, cancel, token, route)
 	select {
 	case err := <-result:
-		return streamError(ss.Context(), ctx, err)
+		return true, streamError(ss.Context(), ctx, err)
 	default:
-		return streamError(ss.Context(), ctx, context.Cause(ctx))
+		return true, streamError(ss.Context(), ctx, context.Cause(ctx))
 	}
 }
 

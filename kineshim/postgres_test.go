@@ -93,7 +93,7 @@ func startKine(t *testing.T, pg *postgres, database string) (*node, *clientv3.Cl
 	n := &node{gate: newFakeGate(), router: &fakeRouter{}}
 	n.router.to(Route{Why: "nobody yet"})
 	var err error
-	n.endpoint, err = New(Options{Node: "a", Gate: n.gate, Router: n.router, Engine: KineEngine, Log: testLog(t),
+	n.endpoint, err = New(Options{Node: "a", MaxWait: -1, Gate: n.gate, Router: n.router, Engine: KineEngine, Log: testLog(t),
 		HeaderInfo: func() HeaderInfo { return HeaderInfo{ClusterID: 11, MemberID: 12, RaftTerm: 13} }})
 	if err != nil {
 		t.Fatal(err)

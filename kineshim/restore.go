@@ -69,7 +69,7 @@ func (e *Endpoint) Restore(ctx context.Context, r io.Reader, o RestoreOptions) (
 	result, err := restorer.Restore(callCtx, r, o)
 	if err != nil {
 		if ctx.Err() == nil && s.ctx.Err() != nil && callCtx.Err() != nil {
-			return none, Unavailable(context.Cause(s.ctx).Error() + OutcomeUnknown)
+			return none, InDoubt(context.Cause(s.ctx).Error())
 		}
 		return none, engineError(err)
 	}
@@ -77,7 +77,7 @@ func (e *Endpoint) Restore(ctx context.Context, r io.Reader, o RestoreOptions) (
 	waitCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), restoreWait)
 	defer stop()
 	if err := e.opt.Gate.Wait(waitCtx, token); err != nil {
-		return none, Unavailable(errTokenDead.Error() + " while it restored: " + err.Error() + OutcomeUnknown)
+		return none, InDoubt(errTokenDead.Error() + " while it restored: " + err.Error())
 	}
 	return result, nil
 }

@@ -49,6 +49,8 @@ type Route struct {
 	Node string
 	// Why says why nobody answers, when neither Local nor Target is set.
 	Why string
+	// Epoch is the epoch of the primary that the route leads to; 0 when it is not known.
+	Epoch uint64
 	// Done is closed when this route is no longer valid. Forwarded calls and streams end with Unavailable then; local
 	// streams ask the gate whether they may go on. Nil means that the route never ends.
 	Done <-chan struct{}
@@ -68,7 +70,14 @@ type HeaderInfo struct {
 
 // Engine is one serving session on the local primary. Its methods are called behind the gate, with contexts that a client's
 // cancel does not end for anything that writes. They answer only what they can stand for: an answer that may be incomplete
-// is an error.
+// is an error. An error says whether anything may have been done: see Unavailable and InDoubt. When Close has returned, or
+// another engine has started, nothing that was asked of this one is done any more.
+//
+// Contexts of puts, deletions and transactions may carry an Attempt. If it is made Again, the engine answers what an attempt
+// before has done, and does it only if none has; if it cannot tell, it is InDoubt.
+//
+// An engine that also has the method Revision() int64, the newest durable revision, lets the other node answer linearizable reads
+// from its copy.
 type Engine interface {
 	etcdserverpb.KVServer
 	etcdserverpb.WatchServer
@@ -92,6 +101,22 @@ type InlineEngine interface {
 	Inline()
 }
 
+// ErrNotHere is what a Replica returns for what its copy cannot tell: it is being made, or lacks what is asked for. The primary can.
+var ErrNotHere = errors.New("this node's copy cannot tell")
+
+// Replica is this node's copy of the data, which lives through all changes of role. Its methods may be called from any goroutine, and without
+// the gate: what it shows is durable, but may be old.
+type Replica interface {
+	// Range answers from the copy once that has reached the revision atLeast; 0 is as it is. ErrNotHere if the copy cannot tell.
+	Range(ctx context.Context, r *etcdserverpb.RangeRequest, atLeast int64) (*etcdserverpb.RangeResponse, error)
+	// Txn does the same for a transaction that only reads; ErrNotHere also if it could change something.
+	Txn(ctx context.Context, r *etcdserverpb.TxnRequest, atLeast int64) (*etcdserverpb.TxnResponse, error)
+	// Watch serves a stream to its end, through all changes of role. ErrNotHere, before anything was received from s, if there is no copy yet.
+	Watch(s etcdserverpb.Watch_WatchServer) error
+	// Position is the newest row ID of the copy; 0: there is no copy.
+	Position() int64
+}
+
 // EngineFactory starts an engine on a PostgreSQL that serves the session's epoch. ctx bounds the start, not the engine.
 type EngineFactory func(ctx context.Context, s Session) (Engine, error)
 
@@ -101,6 +126,8 @@ type Session struct {
 	// token has others is refused.
 	Epoch      uint64
 	Generation uint64
+	// Forced says that the epoch was begun by a forced promotion: this node's history may differ from what was acknowledged before.
+	Forced bool
 	// SocketDir and Port name PostgreSQL's unix socket: SocketDir/.s.PGSQL.Port.
 	SocketDir string
 	Port      int

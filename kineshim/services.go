@@ -62,15 +62,33 @@ func (e *Endpoint) Register(s *grpc.Server) {
 // engineKey is the context key under which the interceptors leave the engine that a call goes to.
 type engineKey struct{}
 
-func withEngine(ctx context.Context, engine Engine) context.Context {
-	return context.WithValue(ctx, engineKey{}, engine)
+// engineContext carries the engine that a call goes to, and the call's attempt if it has one.
+type engineContext struct {
+	context.Context
+	engine  Engine
+	attempt Attempt
+}
+
+// Value returns the engine and the attempt, and what the context around holds.
+func (c *engineContext) Value(key any) any {
+	switch key.(type) {
+	case engineKey:
+		return c.engine
+	case attemptKey:
+		return &c.attempt
+	}
+	return c.Context.Value(key)
+}
+
+func withEngine(ctx context.Context, engine Engine, a Attempt) context.Context {
+	return &engineContext{Context: ctx, engine: engine, attempt: a}
 }
 
 // services hand each call to the engine that the interceptors chose.
 type services struct{}
 
-// call runs one method of the engine in ctx. A call that did not come through the interceptors has none, and is refused.
-func call[Q, R any](ctx context.Context, req Q, method func(Engine, context.Context, Q) (R, error)) (R, error) {
+// toEngine runs one method of the engine in ctx. A call that did not come through the interceptors has none, and is refused.
+func toEngine[Q, R any](ctx context.Context, req Q, method func(Engine, context.Context, Q) (R, error)) (R, error) {
 	engine, ok := ctx.Value(engineKey{}).(Engine)
 	if !ok {
 		var none R
@@ -80,87 +98,87 @@ func call[Q, R any](ctx context.Context, req Q, method func(Engine, context.Cont
 }
 
 func (services) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
-	return call(ctx, r, Engine.Range)
+	return toEngine(ctx, r, Engine.Range)
 }
 
 func (services) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
-	return call(ctx, r, Engine.Put)
+	return toEngine(ctx, r, Engine.Put)
 }
 
 func (services) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
-	return call(ctx, r, Engine.DeleteRange)
+	return toEngine(ctx, r, Engine.DeleteRange)
 }
 
 func (services) Txn(ctx context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
-	return call(ctx, r, Engine.Txn)
+	return toEngine(ctx, r, Engine.Txn)
 }
 
 func (services) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
-	return call(ctx, r, Engine.Compact)
+	return toEngine(ctx, r, Engine.Compact)
 }
 
 func (services) LeaseGrant(ctx context.Context, r *etcdserverpb.LeaseGrantRequest) (*etcdserverpb.LeaseGrantResponse, error) {
-	return call(ctx, r, Engine.LeaseGrant)
+	return toEngine(ctx, r, Engine.LeaseGrant)
 }
 
 func (services) LeaseRevoke(ctx context.Context, r *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, error) {
-	return call(ctx, r, Engine.LeaseRevoke)
+	return toEngine(ctx, r, Engine.LeaseRevoke)
 }
 
 func (services) LeaseTimeToLive(ctx context.Context, r *etcdserverpb.LeaseTimeToLiveRequest) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
-	return call(ctx, r, Engine.LeaseTimeToLive)
+	return toEngine(ctx, r, Engine.LeaseTimeToLive)
 }
 
 func (services) LeaseLeases(ctx context.Context, r *etcdserverpb.LeaseLeasesRequest) (*etcdserverpb.LeaseLeasesResponse, error) {
-	return call(ctx, r, Engine.LeaseLeases)
+	return toEngine(ctx, r, Engine.LeaseLeases)
 }
 
 func (services) MemberAdd(ctx context.Context, r *etcdserverpb.MemberAddRequest) (*etcdserverpb.MemberAddResponse, error) {
-	return call(ctx, r, Engine.MemberAdd)
+	return toEngine(ctx, r, Engine.MemberAdd)
 }
 
 func (services) MemberRemove(ctx context.Context, r *etcdserverpb.MemberRemoveRequest) (*etcdserverpb.MemberRemoveResponse, error) {
-	return call(ctx, r, Engine.MemberRemove)
+	return toEngine(ctx, r, Engine.MemberRemove)
 }
 
 func (services) MemberUpdate(ctx context.Context, r *etcdserverpb.MemberUpdateRequest) (*etcdserverpb.MemberUpdateResponse, error) {
-	return call(ctx, r, Engine.MemberUpdate)
+	return toEngine(ctx, r, Engine.MemberUpdate)
 }
 
 func (services) MemberList(ctx context.Context, r *etcdserverpb.MemberListRequest) (*etcdserverpb.MemberListResponse, error) {
-	return call(ctx, r, Engine.MemberList)
+	return toEngine(ctx, r, Engine.MemberList)
 }
 
 func (services) MemberPromote(ctx context.Context, r *etcdserverpb.MemberPromoteRequest) (*etcdserverpb.MemberPromoteResponse, error) {
-	return call(ctx, r, Engine.MemberPromote)
+	return toEngine(ctx, r, Engine.MemberPromote)
 }
 
 func (services) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
-	return call(ctx, r, Engine.Alarm)
+	return toEngine(ctx, r, Engine.Alarm)
 }
 
 func (services) Status(ctx context.Context, r *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
-	return call(ctx, r, Engine.Status)
+	return toEngine(ctx, r, Engine.Status)
 }
 
 func (services) Defragment(ctx context.Context, r *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
-	return call(ctx, r, Engine.Defragment)
+	return toEngine(ctx, r, Engine.Defragment)
 }
 
 func (services) Hash(ctx context.Context, r *etcdserverpb.HashRequest) (*etcdserverpb.HashResponse, error) {
-	return call(ctx, r, Engine.Hash)
+	return toEngine(ctx, r, Engine.Hash)
 }
 
 func (services) HashKV(ctx context.Context, r *etcdserverpb.HashKVRequest) (*etcdserverpb.HashKVResponse, error) {
-	return call(ctx, r, Engine.HashKV)
+	return toEngine(ctx, r, Engine.HashKV)
 }
 
 func (services) MoveLeader(ctx context.Context, r *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
-	return call(ctx, r, Engine.MoveLeader)
+	return toEngine(ctx, r, Engine.MoveLeader)
 }
 
 func (services) Downgrade(ctx context.Context, r *etcdserverpb.DowngradeRequest) (*etcdserverpb.DowngradeResponse, error) {
-	return call(ctx, r, Engine.Downgrade)
+	return toEngine(ctx, r, Engine.Downgrade)
 }
 
 // stream runs one streaming method of the engine that the stream's context carries.

@@ -1473,6 +1473,341 @@ func (x *StatusResponse) GetSynchronous() bool {
 	return false
 }
 
+type ReadIndexRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexRequest) Reset() {
+	*x = ReadIndexRequest{}
+	mi := &file_kineshim_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexRequest) ProtoMessage() {}
+
+func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
+func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{18}
+}
+
+type ReadIndexResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexResponse) Reset() {
+	*x = ReadIndexResponse{}
+	mi := &file_kineshim_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexResponse) ProtoMessage() {}
+
+func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
+func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReadIndexResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type FollowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the history that the copy is of; 0: it had none when the copy was loaded.
+	Lineage int64 `protobuf:"varint,1,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// The newest row and revision that the copy holds.
+	Row           int64 `protobuf:"varint,2,opt,name=row,proto3" json:"row,omitempty"`
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowRequest) Reset() {
+	*x = FollowRequest{}
+	mi := &file_kineshim_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowRequest) ProtoMessage() {}
+
+func (x *FollowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
+func (*FollowRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FollowRequest) GetLineage() int64 {
+	if x != nil {
+		return x.Lineage
+	}
+	return 0
+}
+
+func (x *FollowRequest) GetRow() int64 {
+	if x != nil {
+		return x.Row
+	}
+	return 0
+}
+
+func (x *FollowRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type FollowResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message only.
+	Lineage int64 `protobuf:"varint,1,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// The copy must be made anew: its position is not of this history, or what follows it is compacted. Nothing comes after this.
+	Refused string          `protobuf:"bytes,2,opt,name=refused,proto3" json:"refused,omitempty"`
+	Commits []*FollowCommit `protobuf:"bytes,3,rep,name=commits,proto3" json:"commits,omitempty"`
+	// The newest durable revision: everything up to it has been sent.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The compacted revision, and the one to which everything that nobody can read has been deleted from the table; -1: none yet.
+	Compacted     int64 `protobuf:"varint,5,opt,name=compacted,proto3" json:"compacted,omitempty"`
+	Swept         int64 `protobuf:"varint,6,opt,name=swept,proto3" json:"swept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowResponse) Reset() {
+	*x = FollowResponse{}
+	mi := &file_kineshim_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowResponse) ProtoMessage() {}
+
+func (x *FollowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
+func (*FollowResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FollowResponse) GetLineage() int64 {
+	if x != nil {
+		return x.Lineage
+	}
+	return 0
+}
+
+func (x *FollowResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *FollowResponse) GetCommits() []*FollowCommit {
+	if x != nil {
+		return x.Commits
+	}
+	return nil
+}
+
+func (x *FollowResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *FollowResponse) GetCompacted() int64 {
+	if x != nil {
+		return x.Compacted
+	}
+	return 0
+}
+
+func (x *FollowResponse) GetSwept() int64 {
+	if x != nil {
+		return x.Swept
+	}
+	return 0
+}
+
+type FollowCommit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Events        []*FollowEvent         `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowCommit) Reset() {
+	*x = FollowCommit{}
+	mi := &file_kineshim_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowCommit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowCommit) ProtoMessage() {}
+
+func (x *FollowCommit) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowCommit.ProtoReflect.Descriptor instead.
+func (*FollowCommit) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FollowCommit) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *FollowCommit) GetEvents() []*FollowEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type FollowEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Row   int64                  `protobuf:"varint,1,opt,name=row,proto3" json:"row,omitempty"`
+	// etcd's mvccpb.Event, without the previous value.
+	Event         []byte `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowEvent) Reset() {
+	*x = FollowEvent{}
+	mi := &file_kineshim_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowEvent) ProtoMessage() {}
+
+func (x *FollowEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowEvent.ProtoReflect.Descriptor instead.
+func (*FollowEvent) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FollowEvent) GetRow() int64 {
+	if x != nil {
+		return x.Row
+	}
+	return 0
+}
+
+func (x *FollowEvent) GetEvent() []byte {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
 var File_kineshim_proto protoreflect.FileDescriptor
 
 const file_kineshim_proto_rawDesc = "" +
@@ -1607,13 +1942,37 @@ const file_kineshim_proto_rawDesc = "" +
 	"\aversion\x18\x0f \x01(\tR\aversion\x12\x12\n" +
 	"\x04busy\x18\x10 \x01(\tR\x04busy\x12%\n" +
 	"\x0eclient_address\x18\x12 \x01(\tR\rclientAddress\x12 \n" +
-	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous2\xac\x02\n" +
+	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous\"\x12\n" +
+	"\x10ReadIndexRequest\"/\n" +
+	"\x11ReadIndexResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"W\n" +
+	"\rFollowRequest\x12\x18\n" +
+	"\alineage\x18\x01 \x01(\x03R\alineage\x12\x10\n" +
+	"\x03row\x18\x02 \x01(\x03R\x03row\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\xc9\x01\n" +
+	"\x0eFollowResponse\x12\x18\n" +
+	"\alineage\x18\x01 \x01(\x03R\alineage\x12\x18\n" +
+	"\arefused\x18\x02 \x01(\tR\arefused\x123\n" +
+	"\acommits\x18\x03 \x03(\v2\x19.kineshim.v1.FollowCommitR\acommits\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x1c\n" +
+	"\tcompacted\x18\x05 \x01(\x03R\tcompacted\x12\x14\n" +
+	"\x05swept\x18\x06 \x01(\x03R\x05swept\"\\\n" +
+	"\fFollowCommit\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x120\n" +
+	"\x06events\x18\x02 \x03(\v2\x18.kineshim.v1.FollowEventR\x06events\"5\n" +
+	"\vFollowEvent\x12\x10\n" +
+	"\x03row\x18\x01 \x01(\x03R\x03row\x12\x14\n" +
+	"\x05event\x18\x02 \x01(\fR\x05event2\xac\x02\n" +
 	"\x04Peer\x12:\n" +
 	"\bExchange\x12\x16.kineshim.v1.NodeState\x1a\x16.kineshim.v1.NodeState\x12S\n" +
 	"\fBeginRebuild\x12 .kineshim.v1.BeginRebuildRequest\x1a!.kineshim.v1.BeginRebuildResponse\x12G\n" +
 	"\n" +
 	"Switchover\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12J\n" +
-	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2\xc1\x03\n" +
+	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2S\n" +
+	"\x05Reads\x12J\n" +
+	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse2R\n" +
+	"\vReplication\x12C\n" +
+	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xc1\x03\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
@@ -1634,7 +1993,7 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
@@ -1654,37 +2013,49 @@ var file_kineshim_proto_goTypes = []any{
 	(*StatusRequest)(nil),        // 15: kineshim.v1.StatusRequest
 	(*NodeStatus)(nil),           // 16: kineshim.v1.NodeStatus
 	(*StatusResponse)(nil),       // 17: kineshim.v1.StatusResponse
+	(*ReadIndexRequest)(nil),     // 18: kineshim.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 19: kineshim.v1.ReadIndexResponse
+	(*FollowRequest)(nil),        // 20: kineshim.v1.FollowRequest
+	(*FollowResponse)(nil),       // 21: kineshim.v1.FollowResponse
+	(*FollowCommit)(nil),         // 22: kineshim.v1.FollowCommit
+	(*FollowEvent)(nil),          // 23: kineshim.v1.FollowEvent
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
 	11, // 1: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
 	1,  // 2: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
 	16, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
-	1,  // 4: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
-	2,  // 5: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
-	4,  // 6: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
-	8,  // 7: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	15, // 8: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
-	4,  // 9: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
-	6,  // 10: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
-	8,  // 11: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	10, // 12: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	13, // 13: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
-	1,  // 14: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	3,  // 15: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	5,  // 16: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	9,  // 17: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	17, // 18: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	5,  // 19: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	7,  // 20: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	9,  // 21: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	12, // 22: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	14, // 23: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
-	14, // [14:24] is the sub-list for method output_type
-	4,  // [4:14] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	22, // 4: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
+	23, // 5: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
+	1,  // 6: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
+	2,  // 7: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
+	4,  // 8: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
+	8,  // 9: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	18, // 10: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
+	20, // 11: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
+	15, // 12: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	4,  // 13: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
+	6,  // 14: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
+	8,  // 15: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	10, // 16: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	13, // 17: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 18: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	3,  // 19: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	5,  // 20: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	9,  // 21: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	19, // 22: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
+	21, // 23: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
+	17, // 24: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	5,  // 25: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	7,  // 26: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	9,  // 27: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	12, // 28: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	14, // 29: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	18, // [18:30] is the sub-list for method output_type
+	6,  // [6:18] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_kineshim_proto_init() }
@@ -1698,9 +2069,9 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   24,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   4,
 		},
 		GoTypes:           file_kineshim_proto_goTypes,
 		DependencyIndexes: file_kineshim_proto_depIdxs,

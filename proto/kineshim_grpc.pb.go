@@ -252,6 +252,229 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Reads_ReadIndex_FullMethodName = "/kineshim.v1.Reads/ReadIndex"
+)
+
+// ReadsClient is the client API for Reads service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Reads is served on the node's peer address, by the primary.
+type ReadsClient interface {
+	// ReadIndex returns the newest revision that is durable, as of some moment of the call at which this node was the primary. A
+	// copy that has reached it may answer a linearizable read that began before the call.
+	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+}
+
+type readsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewReadsClient(cc grpc.ClientConnInterface) ReadsClient {
+	return &readsClient{cc}
+}
+
+func (c *readsClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadIndexResponse)
+	err := c.cc.Invoke(ctx, Reads_ReadIndex_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ReadsServer is the server API for Reads service.
+// All implementations must embed UnimplementedReadsServer
+// for forward compatibility.
+//
+// Reads is served on the node's peer address, by the primary.
+type ReadsServer interface {
+	// ReadIndex returns the newest revision that is durable, as of some moment of the call at which this node was the primary. A
+	// copy that has reached it may answer a linearizable read that began before the call.
+	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	mustEmbedUnimplementedReadsServer()
+}
+
+// UnimplementedReadsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedReadsServer struct{}
+
+func (UnimplementedReadsServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedReadsServer) mustEmbedUnimplementedReadsServer() {}
+func (UnimplementedReadsServer) testEmbeddedByValue()               {}
+
+// UnsafeReadsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ReadsServer will
+// result in compilation errors.
+type UnsafeReadsServer interface {
+	mustEmbedUnimplementedReadsServer()
+}
+
+func RegisterReadsServer(s grpc.ServiceRegistrar, srv ReadsServer) {
+	// If the following call panics, it indicates UnimplementedReadsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Reads_ServiceDesc, srv)
+}
+
+func _Reads_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadIndexRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReadsServer).ReadIndex(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Reads_ReadIndex_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReadsServer).ReadIndex(ctx, req.(*ReadIndexRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Reads_ServiceDesc is the grpc.ServiceDesc for Reads service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Reads_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "kineshim.v1.Reads",
+	HandlerType: (*ReadsServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ReadIndex",
+			Handler:    _Reads_ReadIndex_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "kineshim.proto",
+}
+
+const (
+	Replication_Follow_FullMethodName = "/kineshim.v1.Replication/Follow"
+)
+
+// ReplicationClient is the client API for Replication service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Replication is served on the node's peer address, by the primary.
+type ReplicationClient interface {
+	// Follow streams every commit after a position, oldest first, for as long as this node is the primary. The first message says
+	// whether the position is one of this keyspace's history.
+	Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error)
+}
+
+type replicationClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewReplicationClient(cc grpc.ClientConnInterface) ReplicationClient {
+	return &replicationClient{cc}
+}
+
+func (c *replicationClient) Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replication_ServiceDesc.Streams[0], Replication_Follow_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FollowRequest, FollowResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replication_FollowClient = grpc.ServerStreamingClient[FollowResponse]
+
+// ReplicationServer is the server API for Replication service.
+// All implementations must embed UnimplementedReplicationServer
+// for forward compatibility.
+//
+// Replication is served on the node's peer address, by the primary.
+type ReplicationServer interface {
+	// Follow streams every commit after a position, oldest first, for as long as this node is the primary. The first message says
+	// whether the position is one of this keyspace's history.
+	Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error
+	mustEmbedUnimplementedReplicationServer()
+}
+
+// UnimplementedReplicationServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedReplicationServer struct{}
+
+func (UnimplementedReplicationServer) Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error {
+	return status.Error(codes.Unimplemented, "method Follow not implemented")
+}
+func (UnimplementedReplicationServer) mustEmbedUnimplementedReplicationServer() {}
+func (UnimplementedReplicationServer) testEmbeddedByValue()                     {}
+
+// UnsafeReplicationServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ReplicationServer will
+// result in compilation errors.
+type UnsafeReplicationServer interface {
+	mustEmbedUnimplementedReplicationServer()
+}
+
+func RegisterReplicationServer(s grpc.ServiceRegistrar, srv ReplicationServer) {
+	// If the following call panics, it indicates UnimplementedReplicationServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Replication_ServiceDesc, srv)
+}
+
+func _Replication_Follow_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FollowRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicationServer).Follow(m, &grpc.GenericServerStream[FollowRequest, FollowResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replication_FollowServer = grpc.ServerStreamingServer[FollowResponse]
+
+// Replication_ServiceDesc is the grpc.ServiceDesc for Replication service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Replication_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "kineshim.v1.Replication",
+	HandlerType: (*ReplicationServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Follow",
+			Handler:       _Replication_Follow_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "kineshim.proto",
+}
+
+const (
 	Control_Status_FullMethodName       = "/kineshim.v1.Control/Status"
 	Control_Promote_FullMethodName      = "/kineshim.v1.Control/Promote"
 	Control_PreviewForce_FullMethodName = "/kineshim.v1.Control/PreviewForce"

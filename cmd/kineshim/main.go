@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"kineshim/config"
 	"kineshim/version"
@@ -28,9 +29,11 @@ Flags that override the file:
   --client-listen HOST:PORT   where the etcd API is served to the k3s on this machine
   --log-level LEVEL           debug, info, warn or error
   --engine NAME               native, or kine: kine's own engine, as a fallback
+  --max-wait DURATION         how long a request waits for a primary, as in a failover: 10s
 `
 
 func main() {
+	sitDeathwatch(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
@@ -40,6 +43,7 @@ func main() {
 type options struct {
 	verb, config, enrolments, enrolment string
 	clientListen, logLevel, engine      string
+	maxWait                             time.Duration
 	check, version                      bool
 }
 
@@ -92,6 +96,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.clientListen, "client-listen", "", "")
 	fs.StringVar(&o.logLevel, "log-level", "", "")
 	fs.StringVar(&o.engine, "engine", "", "")
+	fs.DurationVar(&o.maxWait, "max-wait", 0, "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
 	if len(args) > 0 && (args[0] == "init" || args[0] == "join") {
@@ -128,6 +133,9 @@ func (o options) override(cfg *config.Node) error {
 		if f.value != "" {
 			*f.field = f.value
 		}
+	}
+	if o.maxWait != 0 {
+		cfg.MaxWait = o.maxWait
 	}
 	return cfg.Validate()
 }

@@ -17,6 +17,7 @@ import (
 	"kineshim/failover/postgres"
 	"kineshim/kineshim"
 	"kineshim/kineshim/native"
+	"kineshim/priority"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
 	"kineshim/version"
@@ -91,6 +92,7 @@ type node struct {
 	raft     *raftwitness.Node
 	agent    *failover.Agent
 	endpoint *kineshim.Endpoint
+	replica  *native.Replica // nil with kine's engine
 	servers  []*grpc.Server
 	fail     context.CancelCauseFunc
 }
@@ -98,6 +100,7 @@ type node struct {
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
 // ground is gone.
 func (n *node) run(ctx context.Context) (err error) {
+	priority.Raise(n.log)
 	ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
 
@@ -107,9 +110,16 @@ func (n *node) run(ctx context.Context) (err error) {
 	}
 	listener := raftwitness.NewListener(raftLn, n.log)
 	defer listener.Close()
+	watch := newDeathwatch(n.cfg, n.id, n.log)
+	stopWatch := n.background(watch.Run)
+	defer func() {
+		if err == nil { // after a failure, it tells the others as soon as this process has ended
+			err = stopWatch()
+		}
+	}()
 	n.raft, err = raftwitness.Open(raftwitness.Config{
 		Dir: filepath.Join(n.cfg.DataDir, "raft"), Identity: n.id, Listener: listener, Log: n.log,
-		Address: func(name string) string { return n.cfg.Members[name].Raft },
+		Address: func(name string) string { return n.cfg.Members[name].Raft }, OnLead: watch.Leads,
 	})
 	if err != nil {
 		return err
@@ -134,6 +144,11 @@ func (n *node) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer n.stopServers()
+	if n.replica != nil {
+		defer n.replica.Close()
+		stopReplica := n.background(n.replica.Run)
+		defer func() { err = errors.Join(err, stopReplica()) }()
+	}
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
 		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
@@ -176,25 +191,36 @@ func (n *node) build(peer pb.PeerClient) error {
 		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, Log: n.log,
 		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
 	})
-	n.endpoint, err = kineshim.New(kineshim.Options{
-		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, Engine: n.engine(), HeaderInfo: n.header, Log: n.log,
-		MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
-	})
-	if err != nil {
+	options := kineshim.Options{
+		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, HeaderInfo: n.header, Log: n.log,
+		MaxRequestBytes: n.cfg.Native.MaxRequestBytes, MaxWait: n.cfg.MaxWait,
+	}
+	if n.cfg.Engine == config.EngineKine {
+		options.Engine = kineshim.KineEngine
+	} else {
+		n.replica = n.newReplica()
+		options.Engine, options.Replica = n.replica.Factory(), n.replica
+	}
+	if n.endpoint, err = kineshim.New(options); err != nil {
 		return err
 	}
 	n.agent.SetEngine(engine{e: n.endpoint, pg: n.pg, socketDir: n.cfg.Postgres.SocketDir, port: n.pc.Port, log: n.log})
 	return nil
 }
 
-// engine is the configured engine.
-func (n *node) engine() kineshim.EngineFactory {
-	if n.cfg.Engine == config.EngineKine {
-		return kineshim.KineEngine
-	}
-	return native.Factory(native.Config{
-		Cluster: members{n}, CacheBytes: n.cfg.Native.CacheBytes, MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
-		MaxTxnOps: n.cfg.Native.MaxTxnOps, Retention: n.cfg.Native.AutoCompactionRetention, DataDir: n.pc.DataDir,
+// newReplica is this node's copy of the keys, with the native engine.
+func (n *node) newReplica() *native.Replica {
+	return native.NewReplica(native.ReplicaConfig{
+		Engine: native.Config{
+			Cluster: members{n}, CacheBytes: n.cfg.Native.CacheBytes, MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
+			MaxTxnOps: n.cfg.Native.MaxTxnOps, Retention: n.cfg.Native.AutoCompactionRetention, DataDir: n.pc.DataDir,
+		},
+		DSN: n.pg.KineDSN(n.cfg.Postgres.SocketDir), StandbyLife: n.agent.StandbyLife, Log: n.log,
+		Primary: func() (string, <-chan struct{}) {
+			r := n.agent.Route()
+			return r.Target, r.Done
+		},
+		Conn: func(target string) (grpc.ClientConnInterface, error) { return n.endpoint.PeerConn(target) },
 	})
 }
 
@@ -217,6 +243,10 @@ func (n *node) listen() error {
 	peer := grpc.NewServer(n.endpoint.PeerServerOptions()...)
 	n.endpoint.Register(peer)
 	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
+	if n.replica != nil {
+		pb.RegisterReadsServer(peer, n.endpoint.Reads())
+		pb.RegisterReplicationServer(peer, replication{r: n.replica})
+	}
 	control := grpc.NewServer()
 	pb.RegisterControlServer(control, failover.ControlServer{
 		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientListen),

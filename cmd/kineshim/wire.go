@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -11,9 +12,12 @@ import (
 	"kineshim/failover"
 	"kineshim/failover/postgres"
 	"kineshim/kineshim"
+	"kineshim/kineshim/native"
+	pb "kineshim/proto"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
-	"log/slog"
+
+	"google.golang.org/grpc"
 )
 
 // store gives the agent its Raft voter.
@@ -55,12 +59,23 @@ func (g gate) Wait(ctx context.Context, t kineshim.Token) error {
 	return g.g.Wait(ctx, failover.Token(t))
 }
 
+// replication serves the other node's copy of the keys.
+type replication struct {
+	pb.UnimplementedReplicationServer
+	r *native.Replica
+}
+
+// Follow is the Replica's.
+func (s replication) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[pb.FollowResponse]) error {
+	return s.r.Follow(q, stream)
+}
+
 // router gives the endpoint the agent's routes.
 type router struct{ a *failover.Agent }
 
 func (r router) Route() kineshim.Route {
 	x := r.a.Route()
-	return kineshim.Route{Local: x.Local, Target: x.Target, Node: x.Node, Why: x.Why, Done: x.Done}
+	return kineshim.Route{Local: x.Local, Target: x.Target, Node: x.Node, Epoch: x.Epoch, Why: x.Why, Done: x.Done}
 }
 
 // engine gives the agent the endpoint's engine.
@@ -75,10 +90,11 @@ type engine struct {
 
 func (e engine) StartEngine(ctx context.Context, s failover.Session) error {
 	return e.e.StartEngine(ctx, kineshim.Session{
-		Epoch: s.Epoch, Generation: s.Generation, SocketDir: e.socketDir, Port: e.port, DSN: e.pg.KineDSN, Log: e.log,
+		Epoch: s.Epoch, Generation: s.Generation, Forced: s.Forced, SocketDir: e.socketDir, Port: e.port, DSN: e.pg.KineDSN, Log: e.log,
 	})
 }
 
+func (e engine) Drain(ctx context.Context)     { e.e.Drain(ctx) }
 func (e engine) StopEngine()                   { e.e.StopEngine() }
 func (e engine) EngineFailed() <-chan struct{} { return e.e.EngineFailed() }
 

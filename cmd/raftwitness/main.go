@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"kineshim/config"
+	"kineshim/priority"
 	"kineshim/raftwitness"
 	"kineshim/version"
 )
@@ -101,6 +102,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	priority.Raise(log)
 	ln, err := raftwitness.Listen(ctx, cfg.Listen)
 	if err != nil {
 		return err

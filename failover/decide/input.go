@@ -169,6 +169,8 @@ const (
 	unwellAfter = 3 * time.Second
 	// hungAfter is when a PostgreSQL that nobody can relieve is killed and started again.
 	hungAfter = 15 * time.Second
+	// yieldFor is how long PostgreSQL's start waits for the other node's promotion: several times what that takes.
+	yieldFor = time.Second
 	// startGrace is how long a primary's PostgreSQL may take to start before the other node is asked to take over.
 	startGrace = 3 * time.Second
 	// notReadyGrace is how long a leader waits for the recorded primary's PostgreSQL to run, before it takes over.

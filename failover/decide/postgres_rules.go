@@ -36,7 +36,7 @@ var postgresRules = []rule{
 	{
 		name: "start",
 		when: func(in *Input) bool {
-			return in.Local.Role == Stopped && (in.Record.Initialised() || in.Founder) && !in.Wish.Stopping
+			return in.Local.Role == Stopped && (in.Record.Initialised() || in.Founder) && !in.Wish.Stopping && !in.yields()
 		},
 		do:  do(Start),
 		why: because("PostgreSQL does not run; it starts as a standby, whatever the record says"),
@@ -98,6 +98,16 @@ var postgresRules = []rule{
 		why: because("the other node is to take over with everything that was written here"),
 	},
 	{
+		// PostgreSQL itself writes WAL at any time, without being asked: vacuums, snapshots of running transactions. What the standby no longer
+		// receives would have to be rewound here.
+		name: "step-down",
+		when: func(in *Input) bool {
+			return in.serves() && in.Wish.SwitchTo == in.Other && in.Wish.Drained && (in.Raft.Forfeited || !in.Raft.Leader)
+		},
+		do:  do(Stop),
+		why: because("the other node may take over from now on: nothing is to be written here that it has not got"),
+	},
+	{
 		name: "start-engine",
 		when: func(in *Input) bool {
 			return in.serves() && in.Local.Session && in.Local.EpochCommitted && !in.Local.Engine && in.Wish.SwitchTo == "" && !in.Wish.Stopping
@@ -105,6 +115,22 @@ var postgresRules = []rule{
 		do:  do(StartEngine),
 		why: because("PostgreSQL serves the epoch"),
 	},
+}
+
+// yields: this node was the primary until a moment ago, and the other one is about to serve in its place. PostgreSQL, when it starts after
+// a crash, syncs all of its data directory, and the nodes may share a disk, as virtual machines do: what clients wait for goes first.
+func (in *Input) yields() bool {
+	switch l := &in.Local; {
+	case l.DownFor >= yieldFor:
+		return false
+	case in.isPrimary() && in.Peer.Epoch > in.Record.Epoch: // of which this node has not heard through Raft yet
+		return l.Served && in.peerFresh() && !in.Peer.GateOpen
+	case in.isPrimary():
+		return l.Served && in.relief() != ""
+	case in.otherIsPrimary():
+		return l.MarkerEpoch != 0 && l.MarkerEpoch+1 == in.Record.Epoch && in.peerFresh() && !in.Peer.GateOpen
+	}
+	return false
 }
 
 // repromote: PostgreSQL has been restarted under a solo primary. Nobody else can have taken over, so the epoch goes on and no

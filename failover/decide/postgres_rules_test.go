@@ -124,6 +124,52 @@ var dataRuleCases = []ruleCase{
 		},
 	},
 	{
+		rule: "start", name: "a primary whose PostgreSQL has died, and the standby has not taken over in time", in: pairedPrimary, action: Start, why: "starts as a standby",
+		set: func(in *Input) { died(in); in.Local.DownFor = yieldFor },
+		not: map[string]func(*Input){
+			"the standby is to have its chance": func(in *Input) { in.Local.DownFor = yieldFor - 1 },
+			"the same, in a switchover":         func(in *Input) { drained(in); in.Local.DownFor = 1 },
+			"it has taken over, says it, and does not answer yet": func(in *Input) {
+				in.Local.DownFor, in.Peer.Epoch, in.Peer.Role, in.Peer.Timeline = 1, 2, Primary, 3
+			},
+		},
+	},
+	{
+		rule: "start", name: "a primary whose PostgreSQL has died, when the other node answers, of which Raft has not told yet", in: pairedPrimary, action: Start, why: "starts as a standby",
+		set: func(in *Input) {
+			died(in)
+			in.Peer.Epoch, in.Peer.Role, in.Peer.Timeline, in.Peer.GateOpen = 2, Primary, 3, true
+		},
+		not: map[string]func(*Input){"it does not answer yet": func(in *Input) { in.Peer.GateOpen = false }},
+	},
+	{
+		rule: "start", name: "a primary whose PostgreSQL has died, and nobody can take over", in: pairedPrimary, action: Start, why: "starts as a standby",
+		set: func(in *Input) { died(in); in.Peer.Age = 600 * ms },
+		not: map[string]func(*Input){"the standby can": func(in *Input) { in.Peer.Age = 0 }},
+	},
+	{
+		rule: "start", name: "an old primary, when the new one answers", in: oldPrimary, action: Start, why: "starts as a standby",
+		set: func(in *Input) { in.Local.Role, in.Local.DownFor = Stopped, 1 },
+		not: map[string]func(*Input){"it does not answer yet": func(in *Input) { in.Peer.GateOpen = false }},
+	},
+	{
+		rule: "start", name: "an old primary, when the new one does not answer in time", in: oldPrimary, action: Start, why: "starts as a standby",
+		set: func(in *Input) { in.Local.Role, in.Local.DownFor, in.Peer.GateOpen = Stopped, yieldFor, false },
+		not: map[string]func(*Input){"it has some time left": func(in *Input) { in.Local.DownFor-- }},
+	},
+	{
+		rule: "start", name: "an old primary, when the new one is silent", in: oldPrimary, action: Start, why: "starts as a standby",
+		set: func(in *Input) {
+			in.Local.Role, in.Local.DownFor, in.Peer.GateOpen, in.Peer.Age = Stopped, 1, false, 600*ms
+		},
+		not: map[string]func(*Input){"it is heard": func(in *Input) { in.Peer.Age = 0 }},
+	},
+	{
+		rule: "start", name: "a standby that was not the primary before, though the primary does not answer yet", in: pairedStandby, action: Start, why: "starts as a standby",
+		set: func(in *Input) { in.Local.Role, in.Local.DownFor, in.Peer.GateOpen = Stopped, 1, false },
+		not: map[string]func(*Input){"it was": func(in *Input) { setRecord(in, after(pairedRecord(), promotionOf("a", 2))); in.Local.MarkerEpoch = 1 }},
+	},
+	{
 		rule: "start", name: "the founder's first database", in: freshFounder, action: Start, why: "starts as a standby",
 		set: func(in *Input) { in.Local.Role = Stopped },
 		not: map[string]func(*Input){"it is not the founder": func(in *Input) { in.Founder = false }},
@@ -258,6 +304,26 @@ var serveRuleCases = []ruleCase{
 		},
 	},
 	{
+		rule: "step-down", name: "the leadership is offered to the standby, which has everything", in: pairedPrimary, action: Stop, why: "that it has not got",
+		set: func(in *Input) { drained(in); in.Raft.Forfeited, in.Raft.LeaseLeft = true, 0 },
+		not: map[string]func(*Input){
+			"it is not offered yet":           func(in *Input) { in.Raft.Forfeited = false },
+			"the standby may lack something":  func(in *Input) { in.Wish.Drained = false },
+			"the switchover is called off":    func(in *Input) { in.Wish = Wish{} },
+			"PostgreSQL does not run":         func(in *Input) { in.Local.Role = Stopped },
+			"PostgreSQL is a standby already": func(in *Input) { in.Local.Role = Standby },
+		},
+	},
+	{
+		rule: "step-down", name: "the standby leads", in: pairedPrimary, action: Stop, why: "that it has not got",
+		set: func(in *Input) { drained(in); in.Raft = Raft{WitnessHeard: Never} },
+		not: map[string]func(*Input){
+			"this node leads":                leads,
+			"the standby may lack something": func(in *Input) { in.Wish.Drained = false },
+			"nobody is to take over":         func(in *Input) { in.Wish.SwitchTo = "" },
+		},
+	},
+	{
 		rule: "start-engine", name: "the epoch is committed", in: newPrimary, action: StartEngine, why: "serves the epoch",
 		set: func(in *Input) { in.Local.Session, in.Local.EpochCommitted = true, true },
 		not: map[string]func(*Input){
@@ -270,6 +336,9 @@ var serveRuleCases = []ruleCase{
 		},
 	},
 }
+
+// drained makes a primary one that has been drained for a switchover.
+func drained(in *Input) { in.Wish.SwitchTo, in.Wish.Drained, in.Local.Engine = in.Other, true, false }
 
 var notRebuilt = map[string]func(*Input){
 	"the node is in sync":                func(in *Input) { setRecord(in, pairedRecord()) },

@@ -178,6 +178,35 @@ func TestALeaderThatHandsOverClosesItsGateFirst(t *testing.T) {
 	}
 }
 
+// The standby is promoted while the old primary's PostgreSQL still runs, which writes something of its own: the old primary could not
+// follow without a rewind.
+func TestAPrimaryThatHandsOverStopsPostgreSQLBeforeTheStandbyCanBePromoted(t *testing.T) {
+	in := with(pairedPrimary(), drained)
+	p := Decide(in)
+	if p.Raft.Action != HandOver || p.Postgres.Action != None {
+		t.Fatalf("drained: raft %q, postgres %q", p.Raft.Rule, p.Postgres.Rule)
+	}
+	in.Raft.Forfeited, in.Raft.LeaseLeft = true, 0
+	if p = Decide(in); p.Postgres.Action != Stop || p.Closed == "" {
+		t.Errorf("offered: postgres %q, closed %q", p.Postgres.Rule, p.Closed)
+	}
+	// It asks to be relieved until somebody is primary, though its PostgreSQL starts again meanwhile.
+	for _, role := range []Role{Stopped, Standby} {
+		died(in)
+		in.Local.Role, in.Local.Frozen = role, role == Standby
+		in.Raft = Raft{WitnessHeard: Never}
+		if p = Decide(in); p.Relief != "switchover" {
+			t.Errorf("%s: relief %q", role, p.Relief)
+		}
+	}
+	// The standby has not taken over after all, and this node leads again: it serves in a new epoch.
+	leads(in)
+	in.Wish = Wish{}
+	if p = Decide(in); p.Raft.Rule != "restart-epoch" {
+		t.Errorf("nobody has taken over: raft %q", p.Raft.Rule)
+	}
+}
+
 // A proposal's outcome is unknown: nothing that rests on the one or the other outcome is done until the record says it.
 func TestAnUnknownOutcomeIsNotAFailure(t *testing.T) {
 	// Of a promotion: neither is PostgreSQL promoted, nor is the leadership handed back.

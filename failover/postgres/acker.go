@@ -15,7 +15,7 @@ import (
 
 const (
 	// pollSolo is how often ConnectSolo and DisconnectSolo look at pg_stat_replication.
-	pollSolo = 5 * time.Millisecond
+	pollSolo = 2 * time.Millisecond
 	// leaveWithin is how long a walsender may take to see that its client has gone, before it is ended.
 	leaveWithin = 200 * time.Millisecond
 	// ackWithin bounds the sending of one acknowledgement to a server that does not read.
@@ -51,15 +51,7 @@ func (s *Server) ConnectSolo(ctx context.Context) error {
 		if err := mustBePrimary(ctx, conn); err != nil {
 			return err
 		}
-		timeline, err := currentTimeline(ctx, conn)
-		if err != nil {
-			return err
-		}
-		var from record.LSN
-		if _, err := queryJSON(ctx, conn, `SELECT to_json(pg_current_wal_flush_lsn())`, &from); err != nil {
-			return err
-		}
-		a, err := s.openAcker(ctx, from, timeline)
+		a, err := s.openAcker(ctx)
 		if err != nil {
 			return err
 		}
@@ -152,19 +144,41 @@ func (o *solo) close() {
 	}
 }
 
-// openAcker starts streaming from where the WAL is flushed, and acknowledging.
-func (s *Server) openAcker(ctx context.Context, from record.LSN, timeline uint32) (*acker, error) {
-	if _, err := s.current(); err != nil {
-		return nil, err
-	}
-	conn, err := connect(ctx, s.cfg.SocketDir, s.cfg.Port, ReplicationRole, s.cfg.Secrets.Replication, "", map[string]string{
+// soloSession opens a replication connection that does not stream yet.
+func (s *Server) soloSession(ctx context.Context) (*pgconn.PgConn, error) {
+	return connect(ctx, s.cfg.SocketDir, s.cfg.Port, ReplicationRole, s.cfg.Secrets.Replication, "", map[string]string{
 		"application_name": SoloName,
 		"replication":      "true",
 	})
+}
+
+// openAcker starts streaming from where the WAL is flushed, and acknowledging.
+func (s *Server) openAcker(ctx context.Context) (*acker, error) {
+	c, err := s.current()
 	if err != nil {
 		return nil, err
 	}
-	if err := startStreaming(ctx, conn, from, timeline); err != nil {
+	if conn := c.ahead.take(ctx, forSolo); conn != nil {
+		a, err := newAcker(ctx, conn)
+		if err == nil {
+			return a, nil
+		}
+		s.log.Debug("the connection that was opened before the promotion is of no use", "err", err)
+	}
+	conn, err := s.soloSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newAcker(ctx, conn)
+}
+
+// newAcker takes the connection over, whatever comes of it.
+func newAcker(ctx context.Context, conn *pgconn.PgConn) (*acker, error) {
+	at, err := whereabouts(ctx, conn) // it makes a connection from before a promotion see that the server is a primary
+	if err == nil {
+		err = startStreaming(ctx, conn, at.flushed, at.timeline)
+	}
+	if err != nil {
 		closeSession(conn)
 		return nil, err
 	}
@@ -173,7 +187,7 @@ func (s *Server) openAcker(ctx context.Context, from record.LSN, timeline uint32
 		closeSession(conn)
 		return nil, err
 	}
-	a := &acker{conn: hijacked.Conn, done: make(chan struct{}), acked: from}
+	a := &acker{conn: hijacked.Conn, done: make(chan struct{}), acked: at.flushed}
 	go a.run(hijacked.Frontend)
 	return a, nil
 }

@@ -98,9 +98,30 @@ func (s *Server) pendingEpoch(epoch uint64, node string, timeline uint32) (*epoc
 	return p, nil
 }
 
+func (s *Server) epochSession(ctx context.Context) (*pgconn.PgConn, error) {
+	return s.local(ctx, Database, "on")
+}
+
+// warmEpochSession is an epochSession that has seen the system catalogs that writeEpoch needs: a fresh one spends most of its time there.
+func (s *Server) warmEpochSession(ctx context.Context) (*pgconn.PgConn, error) {
+	conn, err := s.epochSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = execute(ctx, conn, gateQuery)
+	if err == nil {
+		_, err = conn.Prepare(ctx, "", upsertEpoch, nil)
+	}
+	if err != nil {
+		closeSession(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
 // writeEpoch does the work of CommitEpoch; ctx ends only with the postmaster.
 func (s *Server) writeEpoch(ctx context.Context, p *epochCommit) error {
-	conn, err := s.local(ctx, Database, "on")
+	conn, err := p.child.aheadOr(ctx, forEpoch, s.epochSession)
 	if err != nil {
 		return err
 	}

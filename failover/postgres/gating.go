@@ -47,11 +47,33 @@ func (s *Server) proveGating(ctx context.Context) (target record.LSN, err error)
 	if _, err := queryJSON(ctx, conn, `SELECT to_json(pg_current_wal_flush_lsn())`, &target); err != nil {
 		return 0, err
 	}
-	return target, s.awaitStandby(ctx, conn, target)
+	return target, s.awaitStandby(ctx, conn, target, pollGating)
+}
+
+// pollStandby is how often AwaitStandby looks. It is called when nothing is written any more and requests wait: the first look or the second is
+// the last.
+const pollStandby = time.Millisecond
+
+// AwaitStandby returns when the standby has on its disk all that this primary has flushed, as of this call; it returns that position. Commits
+// must not be acknowledged by kineshim itself (ErrSoloConnected).
+func (s *Server) AwaitStandby(ctx context.Context) (target record.LSN, err error) {
+	err = s.withLocal(ctx, func(conn *pgconn.PgConn) error {
+		if err := mustBePrimary(ctx, conn); err != nil {
+			return err
+		}
+		if _, err := queryJSON(ctx, conn, `SELECT to_json(pg_current_wal_flush_lsn())`, &target); err != nil {
+			return err
+		}
+		return s.awaitStandby(ctx, conn, target, pollStandby)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("await standby: %w", err)
+	}
+	return target, nil
 }
 
 // awaitStandby waits until the standby counts and has WAL up to target, while kineshim does not acknowledge.
-func (s *Server) awaitStandby(ctx context.Context, conn *pgconn.PgConn, target record.LSN) error {
+func (s *Server) awaitStandby(ctx context.Context, conn *pgconn.PgConn, target record.LSN, every time.Duration) error {
 	const query = `SELECT json_build_object(
 		'solo', count(*) FILTER (WHERE application_name = '` + SoloName + `'),
 		'seen', count(*) FILTER (WHERE application_name = '` + StandbyName + `'),
@@ -67,7 +89,7 @@ func (s *Server) awaitStandby(ctx context.Context, conn *pgconn.PgConn, target r
 		}
 		return fmt.Sprintf("the standby has %v of %v", at.Flush, target)
 	}
-	return poll(ctx, pollGating, what, func() (bool, error) {
+	return poll(ctx, every, what, func() (bool, error) {
 		if _, err := queryJSON(ctx, conn, query, &at); err != nil {
 			return false, err
 		}

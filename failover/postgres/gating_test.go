@@ -50,7 +50,7 @@ func TestDisconnectingTheAckerGatesAtOnce(t *testing.T) {
 	}
 
 	// Nor while there is any such client, ours or not.
-	stray, err := a.openAcker(ctx, a.observe(ctx).FlushLSN, 2)
+	stray, err := a.openAcker(ctx)
 	check(t, "stray acker", err)
 	a.solo.close()
 	if _, err := a.ProveGating(ctx); !errors.Is(err, ErrSoloConnected) {

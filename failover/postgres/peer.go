@@ -73,6 +73,9 @@ func (s *Server) checkUpstream(ctx context.Context) error {
 	if err := fits(peer, d.SystemID, o.Timeline, have); err != nil {
 		return err
 	}
+	if o.Timeline == peer.timeline && have == peer.flushed {
+		return nil // nothing comes next yet, and a peer with nothing to send is silent for seconds
+	}
 	return tryStream(ctx, conn, o.Timeline, have, d.WALSegmentBytes)
 }
 
@@ -115,26 +118,31 @@ func (s *Server) peerStream(ctx context.Context) (*pgconn.PgConn, error) {
 
 // askPeer asks for the peer's identity and history.
 func askPeer(ctx context.Context, conn *pgconn.PgConn) (peerState, error) {
-	var p peerState
-	row, err := oneRow(ctx, conn, "IDENTIFY_SYSTEM", 3)
+	p, err := whereabouts(ctx, conn)
+	if err != nil || p.timeline == 1 {
+		return p, err
+	}
+	row, err := oneRow(ctx, conn, fmt.Sprintf("TIMELINE_HISTORY %d", p.timeline), 2)
 	if err != nil {
 		return p, err
+	}
+	p.forks, err = parseHistory(row[1])
+	return p, err
+}
+
+// whereabouts asks the server at the other end of a replication connection for all but its history.
+func whereabouts(ctx context.Context, conn *pgconn.PgConn) (peerState, error) {
+	row, err := oneRow(ctx, conn, "IDENTIFY_SYSTEM", 3)
+	if err != nil {
+		return peerState{}, err
 	}
 	id, err1 := strconv.ParseUint(string(row[0]), 10, 64)
 	timeline, err2 := strconv.ParseUint(string(row[1]), 10, 32)
 	flushed, err3 := record.ParseLSN(string(row[2]))
 	if err := errors.Join(err1, err2, err3); err != nil {
-		return p, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
+		return peerState{}, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
 	}
-	p = peerState{systemID: id, timeline: uint32(timeline), flushed: flushed}
-	if p.timeline == 1 {
-		return p, nil
-	}
-	if row, err = oneRow(ctx, conn, fmt.Sprintf("TIMELINE_HISTORY %d", p.timeline), 2); err != nil {
-		return p, err
-	}
-	p.forks, err = parseHistory(row[1])
-	return p, err
+	return peerState{systemID: id, timeline: uint32(timeline), flushed: flushed}, nil
 }
 
 func oneRow(ctx context.Context, conn *pgconn.PgConn, command string, columns int) ([][]byte, error) {

@@ -41,7 +41,8 @@ type child struct {
 	end        context.CancelFunc
 	background sync.WaitGroup
 
-	idle idleSessions
+	idle  idleSessions
+	ahead ahead
 
 	// checkpointer identifies the checkpointer that is known to have published synchronous_standby_names.
 	checkpointer atomic.Value

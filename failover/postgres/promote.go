@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// pollPromotion is how often Promote asks whether the promotion is through; it takes 100 ms and more.
-	pollPromotion = 5 * time.Millisecond
+	// pollPromotion is how often Promote asks whether the promotion is through; it takes 10 ms and more, and each question 0.2 ms.
+	pollPromotion = 2 * time.Millisecond
 	// checkpointAfter keeps the checkpoint after a promotion out of the way of the first writes.
 	checkpointAfter = time.Second
 )
@@ -40,7 +40,7 @@ func (s *Server) Promote(ctx context.Context, epoch uint64) (timeline uint32, sw
 		return 0, 0, fmt.Errorf("promote: %w", err)
 	}
 	err = s.withLocal(ctx, func(conn *pgconn.PgConn) error {
-		timeline, switchLSN, err = s.promote(ctx, conn, epoch)
+		timeline, switchLSN, err = s.promote(ctx, conn, c, epoch)
 		return err
 	})
 	if err != nil {
@@ -52,13 +52,14 @@ func (s *Server) Promote(ctx context.Context, epoch uint64) (timeline uint32, sw
 	return timeline, switchLSN, nil
 }
 
-func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, epoch uint64) (uint32, record.LSN, error) {
+func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, c *child, epoch uint64) (uint32, record.LSN, error) {
 	if err := mustBeStandby(ctx, conn); err != nil {
 		return 0, 0, err
 	}
 	if err := s.mustBeFrozen(ctx, conn); err != nil {
 		return 0, 0, err
 	}
+	s.openAhead(c)
 	var control uint32
 	const query = `SELECT to_json(greatest(c.timeline_id, r.min_recovery_end_timeline)) FROM pg_control_checkpoint() c, pg_control_recovery() r`
 	if _, err := queryJSON(ctx, conn, query, &control); err != nil {

@@ -94,7 +94,7 @@ func tailIsKept(t *testing.T, n *node) {
 	}
 	fi, err := os.Stat(files[0])
 	check(t, "diverged", err)
-	if fi.Size() != 16<<20 {
+	if fi.Size() != walSegmentMB<<20 {
 		t.Errorf("%s has %d bytes", files[0], fi.Size())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
@@ -28,21 +29,54 @@ type Sentinel struct {
 	once   sync.Once
 }
 
-// OpenSentinel opens one. The caller closes it.
+// pollSentinel is how often OpenSentinel tries again while PostgreSQL begins anew after the crash of a backend.
+const pollSentinel = 20 * time.Millisecond
+
+// OpenSentinel opens one, as soon as the server accepts sessions and keeps them. The caller closes it.
 func (s *Server) OpenSentinel(ctx context.Context) (*Sentinel, error) {
-	conn, err := s.local(ctx, "postgres", "on")
+	c, err := s.current()
 	if err != nil {
 		return nil, fmt.Errorf("sentinel: %w", err)
 	}
-	se, err := newSentinel(ctx, conn)
+	var se *Sentinel
+	var last error
+	what := func() string { return fmt.Sprintf("the server keeps no session (%v)", last) }
+	err = poll(ctx, pollSentinel, what, func() (bool, error) {
+		if se, last = s.openSentinel(ctx, c); last == nil {
+			return true, nil
+		}
+		if state := sqlState(last); c.exited() || state != "" && state != cannotConnectNow {
+			return false, last
+		}
+		return false, nil
+	})
 	if err != nil {
-		closeSession(conn)
 		return nil, fmt.Errorf("sentinel: %w", err)
 	}
 	return se, nil
 }
 
+func (s *Server) openSentinel(ctx context.Context, c *child) (*Sentinel, error) {
+	conn, err := c.aheadOr(ctx, forSentinel, s.sentinelSession)
+	if err != nil {
+		return nil, err
+	}
+	se, err := newSentinel(ctx, conn)
+	if err != nil {
+		closeSession(conn)
+	}
+	return se, err
+}
+
+func (s *Server) sentinelSession(ctx context.Context) (*pgconn.PgConn, error) {
+	return s.local(ctx, "postgres", "on")
+}
+
 func newSentinel(ctx context.Context, conn *pgconn.PgConn) (*Sentinel, error) {
+	// A session that was opened before a promotion is told of it with the next answer.
+	if err := conn.Ping(ctx); err != nil {
+		return nil, err
+	}
 	if err := conn.SyncConn(ctx); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -110,13 +111,27 @@ func (i *idleSessions) take() *pgconn.PgConn {
 		last := len(i.open) - 1
 		conn := i.open[last]
 		i.open = i.open[:last]
-		//lint:ignore SA1019 a look at the socket is enough: the query that follows finds out the rest
-		if conn.CheckConn() == nil {
+		if isIdle(conn) {
 			return conn
 		}
 		closeSession(conn)
 	}
 	return nil
+}
+
+// isIdle looks at the session's socket: nothing has arrived, not even its end. Whether it works, the next query finds out.
+func isIdle(conn *pgconn.PgConn) bool {
+	sc, ok := conn.Conn().(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = raw.Control(func(fd uintptr) { quiet = isQuiet(fd) })
+	return err == nil && quiet
 }
 
 func (i *idleSessions) give(conn *pgconn.PgConn) {
@@ -187,6 +202,9 @@ func (s *Server) inRecovery(ctx context.Context) (bool, error) {
 	})
 	return is, err
 }
+
+// cannotConnectNow is the SQLSTATE of a server that starts, ends, or begins anew.
+const cannotConnectNow = "57P03"
 
 // sqlState returns the error's SQLSTATE, "" if PostgreSQL did not send one.
 func sqlState(err error) string {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// pollFreeze is how often Freeze looks for a walreceiver; each look is one cheap query.
-	pollFreeze = 3 * time.Millisecond
+	// pollFreeze is how often Freeze looks for a walreceiver; each look is one cheap query, and the walreceiver goes within a millisecond.
+	pollFreeze = time.Millisecond
 	// reloadWithin is how long the reload may take to end the walreceiver before it is signalled itself.
 	reloadWithin = 300 * time.Millisecond
 	// freezeWithin bounds Freeze, whatever the caller's context.

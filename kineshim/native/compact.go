@@ -18,6 +18,8 @@ const (
 	deleteAtOnce = 1000
 	// deletePause leaves the disk to the writes between two deletions.
 	deletePause = 5 * time.Millisecond
+	// readersWarn is how long a compaction waits for reads before it says so, and how often: no usual read takes that long.
+	readersWarn = time.Minute
 	// compactAgain is the pause after a deletion that failed.
 	compactAgain = 5 * time.Second
 )
@@ -67,13 +69,13 @@ func (c *compaction) wait(ctx context.Context, e *Engine, revision int64) error 
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-e.failed:
-			return kineshim.Unavailable(e.reason())
+			return kineshim.InDoubt(e.reason())
 		}
 	}
 }
 
 // compact runs until the engine ends. It begins with what an earlier engine left.
-func (e *Engine) compact(ctx context.Context, d debts) {
+func (e *Engine) compact(ctx context.Context, d *debts) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -84,7 +86,7 @@ func (e *Engine) compact(ctx context.Context, d debts) {
 		case <-pause.C:
 		}
 		revision := e.compacted()
-		err := e.sweep(ctx, &d, revision)
+		err := e.sweep(ctx, d, revision)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -93,6 +95,8 @@ func (e *Engine) compact(ctx context.Context, d debts) {
 			pause.Reset(compactAgain)
 		default:
 			e.compaction.finished(revision)
+			e.sweptRev.Store(revision)
+			e.hub.Poke()
 		}
 	}
 }
@@ -104,10 +108,8 @@ func (e *Engine) sweep(ctx context.Context, d *debts, revision int64) error {
 		return fmt.Errorf("store the versions of what kine wrote: %w", err)
 	}
 	dead := e.index.Garbage(revision)
-	select {
-	case <-e.holds.next():
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := e.awaitReaders(ctx); err != nil {
+		return err
 	}
 	began := time.Now()
 	for n := 0; n < len(dead); n += deleteAtOnce {
@@ -126,6 +128,24 @@ func (e *Engine) sweep(ctx context.Context, d *debts, revision int64) error {
 	}
 	e.log.Info("compacted", "revision", revision, "rows", len(dead), "took", time.Since(began).Round(time.Millisecond))
 	return nil
+}
+
+// awaitReaders waits for the reads that began before the compacted revision moved.
+func (e *Engine) awaitReaders(ctx context.Context) error {
+	ended := e.holds.next()
+	began := time.Now()
+	warn := time.NewTicker(readersWarn)
+	defer warn.Stop()
+	for {
+		select {
+		case <-ended:
+			return nil
+		case <-warn.C:
+			e.log.Warn("compaction waits for a read that has not ended", "for", time.Since(began).Round(time.Second))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // settle stores the versions of plain kine's rows that could not be counted any more after a compaction: of each key, that of the
@@ -168,9 +188,6 @@ func (e *Engine) deleteRows(ctx context.Context, dead []mvcc.Dead) error {
 	if err := e.store.Delete(ctx, ids); err != nil {
 		return fmt.Errorf("delete rows: %w", err)
 	}
-	e.index.Prune(dead)
-	for _, id := range ids {
-		e.cache.Remove(id)
-	}
+	e.prune(dead)
 	return nil
 }

@@ -11,10 +11,6 @@ import (
 
 	"kineshim/kineshim"
 	"kineshim/kineshim/kinetable"
-	"kineshim/kineshim/lease"
-	"kineshim/kineshim/mvcc"
-	"kineshim/kineshim/valuecache"
-	"kineshim/kineshim/watch"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -71,23 +67,15 @@ type Member struct {
 
 // Engine is one serving session; see kineshim.Engine.
 type Engine struct {
-	cfg    Config
-	log    *slog.Logger
-	store  *kinetable.Store
-	index  *mvcc.Index
-	cache  *valuecache.Cache
-	hub    *watch.Hub
-	leases *lease.Book
-	clock  *leaseClock
-	seq    *sequencer
-	holds  holds
-	space  space
-	sizes  sizes
-
-	// committedRev is the newest durable revision, compactedRev the revision below which reads are refused, -1 for none.
-	committedRev atomic.Int64
-	compactedRev atomic.Int64
-	compaction   compaction
+	*keyspace
+	cfg        Config
+	log        *slog.Logger
+	store      *kinetable.Store
+	clock      *leaseClock
+	seq        *sequencer
+	space      space
+	sizes      sizes
+	compaction compaction
 
 	// ctx ends with the engine; running counts its goroutines.
 	ctx     context.Context
@@ -97,8 +85,10 @@ type Engine struct {
 	once    sync.Once // closes the engine
 
 	broken sync.Once // closes failed
-	failed chan struct{}
-	why    atomic.Pointer[string]
+	// spoiled: what the keyspace holds may not be what it should be.
+	spoiled atomic.Bool
+	failed  chan struct{}
+	why     atomic.Pointer[string]
 }
 
 var _ kineshim.InlineEngine = (*Engine)(nil)
@@ -106,19 +96,34 @@ var _ kineshim.InlineEngine = (*Engine)(nil)
 // Inline: the end of a context never ends a write.
 func (e *Engine) Inline() {}
 
-// Factory returns the EngineFactory of --engine=native.
+// Factory returns an EngineFactory whose engines have a keyspace of their own each, which ends with them. A node that keeps its copy
+// of the keys through all changes of role has a Replica.
 func Factory(c Config) kineshim.EngineFactory {
 	return func(ctx context.Context, s kineshim.Session) (kineshim.Engine, error) {
 		e, err := Open(ctx, c, s)
 		if err != nil {
-			return nil, fmt.Errorf("start the native engine: %w", err)
+			return nil, err
 		}
-		return e, nil
+		return single{e}, nil
 	}
 }
 
-// Open takes the table over, loads the index and starts to serve. ctx bounds the start, not the engine.
+// single is an engine whose keyspace ends with it.
+type single struct{ *Engine }
+
+// Close ends the watches too.
+func (s single) Close() error {
+	s.abandon()
+	return s.Engine.Close()
+}
+
+// Open takes the table over, loads all of it and starts to serve. ctx bounds the start, not the engine.
 func Open(ctx context.Context, c Config, s kineshim.Session) (*Engine, error) {
+	return open(ctx, c, s, nil)
+}
+
+// open goes on with a copy if there is one: errForeign says that it does not fit the table.
+func open(ctx context.Context, c Config, s kineshim.Session, k *keyspace) (*Engine, error) {
 	c.setDefaults()
 	log := s.Log
 	if log == nil {
@@ -127,26 +132,30 @@ func Open(ctx context.Context, c Config, s kineshim.Session) (*Engine, error) {
 	began := time.Now()
 	store, err := kinetable.Open(ctx, kinetable.Config{DSN: s.DSN(s.SocketDir), Log: log})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start the native engine: %w", err)
 	}
-	e := &Engine{
-		cfg: c, log: log, store: store, index: mvcc.New(), cache: valuecache.New(c.CacheBytes), failed: make(chan struct{}),
+	warm := k != nil
+	if !warm {
+		k = newKeyspace(c, log)
 	}
+	e := &Engine{keyspace: k, cfg: c, log: log, store: store, failed: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.compaction.wake = make(chan struct{}, 1)
-	debts, err := e.load(ctx)
+	from := k.committed()
+	if warm {
+		err = e.catchUp(ctx)
+	} else {
+		err = e.load(ctx, s.Forced)
+	}
 	if err != nil {
 		e.cancel()
-		return nil, errors.Join(err, store.Close())
+		return nil, fmt.Errorf("start the native engine: %w", errors.Join(err, store.Close()))
 	}
-	e.hub = watch.NewHub(watch.Config{
-		Source: source{e}, Revision: e.committed(), Committed: e.committed, ProgressEvery: c.WatchProgressEvery,
-		MaxRequestBytes: c.MaxRequestBytes, Log: log,
-	})
+	e.rows.Store(new(rows(ownTable{e})))
 	e.seq = newSequencer(e)
-	e.start(debts)
+	e.start()
 	log.Info("the native engine serves", "revision", e.committed(), "compacted", e.compacted(), "keys", e.index.Keys(),
-		"revisions", e.index.Revisions(), "took", time.Since(began).Round(time.Millisecond))
+		"revisions", e.index.Revisions(), "warm", warm, "caughtUp", e.committed()-from, "took", time.Since(began).Round(time.Millisecond))
 	return e, nil
 }
 
@@ -166,13 +175,13 @@ func (c *Config) setDefaults() {
 }
 
 // start starts what Close waits for.
-func (e *Engine) start(d debts) {
+func (e *Engine) start() {
 	e.running.Go(func() {
 		defer close(e.seq.evaluated)
 		e.seq.evaluate()
 	})
 	e.running.Go(e.seq.receive)
-	e.running.Go(func() { e.compact(e.ctx, d) })
+	e.running.Go(func() { e.compact(e.ctx, &e.debts) })
 	e.running.Go(func() { e.runLeases(e.ctx) })
 	e.running.Go(func() { e.runSpace(e.ctx) })
 	e.running.Go(func() { e.runRetention(e.ctx) })
@@ -188,6 +197,12 @@ func (e *Engine) start(d debts) {
 
 // Failed is closed when the engine is broken for good: a commit's outcome is in doubt, a connection is lost.
 func (e *Engine) Failed() <-chan struct{} { return e.failed }
+
+// spoil is fail when the keyspace cannot be relied on either.
+func (e *Engine) spoil(why error) {
+	e.spoiled.Store(true)
+	e.fail(why)
+}
 
 // fail ends the engine's service. What waits is refused, its outcome unknown.
 func (e *Engine) fail(why error) {
@@ -207,13 +222,13 @@ func (e *Engine) fail(why error) {
 	})
 }
 
-// Close ends the session: what is in flight is refused, streams end. Nobody waits for a commit that waits for its standby.
+// Close ends the session: what is in flight is refused. Nobody waits for a commit that waits for its standby. What was not committed
+// is taken back, so that the keyspace is of use to the next engine, or to following another node's.
 func (e *Engine) Close() error {
 	var err error
 	e.once.Do(func() {
 		e.closing.Store(true)
 		e.fail(errors.New("this node stopped serving"))
-		e.hub.Close()
 		select {
 		case <-e.seq.evaluated:
 		case <-time.After(writeBound):
@@ -232,7 +247,11 @@ func (e *Engine) Close() error {
 		select {
 		case <-ended:
 		case <-timeout.C:
+			e.spoiled.Store(true) // somebody may still change it
 			err = errors.Join(err, fmt.Errorf("close the native engine: still busy %v after its end", closeBound))
+		}
+		if !e.spoiled.Load() {
+			e.rollback(e.seq.lost())
 		}
 	})
 	return err
@@ -267,11 +286,8 @@ func (e *Engine) reason() string {
 	return "the engine has ended"
 }
 
-// committed is the newest durable revision.
-func (e *Engine) committed() int64 { return e.committedRev.Load() }
-
-// compacted is the revision below which reads are refused, -1 for none.
-func (e *Engine) compacted() int64 { return e.compactedRev.Load() }
+// Revision is the newest durable revision.
+func (e *Engine) Revision() int64 { return e.committed() }
 
 // header is a response's header of now; the endpoint fills what else it carries.
 func (e *Engine) header() *etcdserverpb.ResponseHeader {

@@ -77,7 +77,7 @@ func (e *Engine) hashHistory(ctx context.Context, h *hasher, v view) error {
 		if err != nil {
 			return e.tableError(ctx, err)
 		}
-		for _, c := range (source{e}).commits(rows, v.compacted) {
+		for _, c := range (source{e.keyspace}).commits(rows, v.compacted) {
 			for _, event := range c.Events {
 				h.change(event.Kv, event.Deleted)
 			}

@@ -52,9 +52,3 @@ func (h *holds) next() <-chan struct{} {
 	}
 	return old.ended
 }
-
-// hold keeps every row that is readable at or after the compacted revision of now, until release is called.
-func (e *Engine) hold() (release func()) {
-	g := e.holds.enter()
-	return func() { e.holds.leave(g) }
-}

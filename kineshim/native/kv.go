@@ -32,13 +32,18 @@ func (e *Engine) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, er
 	if err := checkPut(r); err != nil {
 		return nil, err
 	}
+	if was, err := e.earlier(ctx); err != nil {
+		return nil, err
+	} else if was != nil {
+		return e.putAgain(ctx, was, r)
+	}
 	if e.noSpace() {
 		return nil, rpctypes.ErrGRPCNoSpace
 	}
 	if err := e.checkSize(r.Size()); err != nil {
 		return nil, err
 	}
-	w := &work{e: e, size: r.Size()}
+	w := e.work(r.Size())
 	var response *pb.PutResponse
 	err := w.turns(ctx, func(t *turn) error {
 		// etcd looks for the lease first.
@@ -67,10 +72,15 @@ func (e *Engine) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb
 	if err := checkDelete(r); err != nil {
 		return nil, err
 	}
+	if was, err := e.earlier(ctx); err != nil {
+		return nil, err
+	} else if was != nil {
+		return e.deleteAgain(ctx, was, r, false)
+	}
 	if err := e.checkSize(r.Size()); err != nil {
 		return nil, err
 	}
-	w := &work{e: e}
+	w := e.work(r.Size())
 	var response *pb.DeleteRangeResponse
 	err := w.turns(ctx, func(t *turn) error {
 		response = w.delete(t, r)
@@ -91,6 +101,11 @@ func (e *Engine) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	if err := checkOverlaps(r); err != nil {
 		return nil, err
 	}
+	if was, err := e.earlier(ctx); err != nil {
+		return nil, err
+	} else if was != nil {
+		return e.txnAgain(ctx, was, r)
+	}
 	if !onlyRanges(r) {
 		if err := e.checkSize(r.Size()); err != nil {
 			return nil, err
@@ -99,11 +114,15 @@ func (e *Engine) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 			return nil, rpctypes.ErrGRPCNoSpace
 		}
 	}
-	response, err := e.readTxn(ctx, r)
+	if err := e.usable(); err != nil {
+		return nil, err
+	}
+	// Of a hot key's transactions, those that came before this one have lost, and wait.
+	response, err := e.readTxn(ctx, r, e.seq.contention.contended)
 	if response != nil || err != nil {
 		return response, err
 	}
-	w := &work{e: e, size: r.Size()}
+	w := e.work(r.Size())
 	err = w.turns(ctx, func(t *turn) error {
 		v := t.view()
 		p := w.compare(v, r)
@@ -132,21 +151,18 @@ func (e *Engine) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 }
 
 // readTxn answers a transaction from the committed keyspace if the branch that it takes there only reads. Otherwise, and if
-// it needs values that are not in memory to tell or has lost a race for a hot key, it returns nothing.
-func (e *Engine) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
-	if err := e.usable(); err != nil {
-		return nil, err
-	}
-	release := e.hold()
+// it needs values that are not in memory to tell or is about a key for which others wait, it returns nothing.
+func (k *keyspace) readTxn(ctx context.Context, r *pb.TxnRequest, contended func(key string) bool) (*pb.TxnResponse, error) {
+	release := k.hold()
 	defer release()
-	w := &work{e: e}
-	v := e.latest()
+	w := &work{k: k}
+	v := k.latest()
 	p := w.compare(v, r)
 	if w.needs() != nil || !p.reads(r) {
 		return nil, nil
 	}
-	if key, hot := hotKey(r); hot && e.seq.contention.contended(key) {
-		return nil, nil // others have lost before it, and wait
+	if key, hot := hotKey(r); hot && contended(key) {
+		return nil, nil
 	}
 	if err := w.check(v, r, p); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -19,42 +20,112 @@ type debts struct {
 	began bool
 }
 
-// load fills the index, the leases and the revisions from the table.
-func (e *Engine) load(ctx context.Context) (debts, error) {
-	l := loader{index: e.index, log: e.log, said: time.Now(), ttls: map[string]ttl{}}
-	meta, err := e.store.Load(ctx, l.row)
+// load fills the keyspace from the whole table. forced: the copy that the other node has may hold what this table never had.
+func (e *Engine) load(ctx context.Context, forced bool) error {
+	l, meta, err := e.keyspace.load(ctx, e.store.Load)
 	if err != nil {
-		return debts{}, err
+		return err
 	}
-	if meta.LastID < e.index.HeadID() || meta.Revision < e.index.HeadRevision() {
-		return debts{}, fmt.Errorf("the table ends at row %d, revision %d, but holds row %d, revision %d",
-			meta.LastID, meta.Revision, e.index.HeadID(), e.index.HeadRevision())
+	if err := e.name(ctx, forced); err != nil {
+		return err
 	}
-	e.index.Advance(meta.LastID, meta.Revision)
-	e.index.Compacted(meta.Compacted)
-	e.committedRev.Store(meta.Revision)
-	e.compactedRev.Store(meta.Compacted)
-	if meta.Untouched {
-		e.compactedRev.Store(-1) // etcd's: even revision 0 can be compacted once
+	e.startClock(meta)
+	adopted, err := l.adopt(ctx, e.store, e.clock.now())
+	if err != nil {
+		return err
 	}
+	e.leases.Restore(adopted)
+	return nil
+}
+
+// name sees to it that the history has a name, and a new one if it may lack what copies of it hold.
+func (e *Engine) name(ctx context.Context, forced bool) error {
+	if e.store.Lineage() == 0 || forced {
+		if err := e.store.SetLineage(ctx, newLineage()); err != nil {
+			return err
+		}
+	}
+	e.lineage.Store(e.store.Lineage())
+	return nil
+}
+
+// load fills an empty copy by what reads the table.
+func (k *keyspace) load(ctx context.Context, read func(context.Context, func(kinetable.LoadedRow) error) (kinetable.Meta, error)) (*loader, kinetable.Meta, error) {
+	l := &loader{index: k.index, log: k.log, said: time.Now(), ttls: map[string]ttl{}}
+	meta, err := read(ctx, l.row)
+	if err != nil {
+		return nil, meta, err
+	}
+	if meta.LastID < k.index.HeadID() || meta.Revision < k.index.HeadRevision() {
+		return nil, meta, fmt.Errorf("the table ends at row %d, revision %d, but holds row %d, revision %d",
+			meta.LastID, meta.Revision, k.index.HeadID(), k.index.HeadRevision())
+	}
+	k.begin(meta)
+	k.debts = l.debts
+	return l, meta, nil
+}
+
+// startClock continues the lease clock where the engine before this one left it.
+func (e *Engine) startClock(meta kinetable.Meta) {
 	e.clock = newLeaseClock(meta.LeaseClock)
-	e.leases = lease.New(e.clock.now)
-	leases := make([]lease.Lease, 0, len(meta.Leases)+len(l.ttls))
+	leases := make([]lease.Lease, 0, len(meta.Leases))
 	for _, r := range meta.Leases {
 		leases = append(leases, lease.Lease(r))
 	}
-	adopted, err := l.adopt(ctx, e.store, e.clock.now())
-	if err != nil {
-		return debts{}, err
+	e.leases.Restart(e.clock.now, leases)
+}
+
+const (
+	// maxCaughtUp bounds the rows that are read on top of a copy, which are all in memory for a moment with their values. Beyond it the
+	// whole table is loaded, without values.
+	maxCaughtUp = 100_000
+)
+
+// errForeign is for a copy that is not a part of the table's history, or is too far behind.
+var errForeign = errors.New("the copy in memory cannot be continued from the table")
+
+// catchUp reads what the table has on top of the copy. Nothing of it is shown to anybody before it is durable: an engine before may have
+// left rows that are visible here and not yet at the standby. After a failure the copy is as it was.
+func (e *Engine) catchUp(ctx context.Context) error {
+	k := e.keyspace
+	if k.lineage.Load() != e.store.Lineage() {
+		return fmt.Errorf("%w: the table has another history", errForeign)
 	}
-	e.leases.Restore(append(leases, adopted...))
-	e.index.AscendHead(mvcc.Span{Open: true}, func(i mvcc.Item) bool {
-		if i.Lease != 0 {
-			e.leases.Attach(i.Lease, i.Key)
+	var fresh []change
+	at := kinetable.Position{ID: k.committedID.Load(), Revision: k.committed()}
+	meta, err := e.store.LoadAfter(ctx, at, func(r kinetable.HistoryRow) error {
+		if len(fresh) == maxCaughtUp {
+			return fmt.Errorf("%w: more than %d rows", errForeign, maxCaughtUp)
 		}
-		return true
+		fresh = append(fresh, changeOf(r))
+		return nil
 	})
-	return l.debts, nil
+	switch {
+	case errors.Is(err, kinetable.ErrForeign):
+		return fmt.Errorf("%w: %w", errForeign, err)
+	case err != nil:
+		return err
+	}
+	e.startClock(meta)
+	if err := makeDurable(ctx, e.store, kinetable.Batch{Revoked: []int64{noLease}, LeaseClock: e.clock.now()}); err != nil {
+		return err
+	}
+	x := extension{k: k}
+	for _, c := range fresh {
+		if err := x.append(c); err != nil {
+			x.undo()
+			return fmt.Errorf("%w: %w", errForeign, err)
+		}
+	}
+	if meta.LastID < k.index.HeadID() || meta.Revision < k.index.HeadRevision() {
+		x.undo()
+		return fmt.Errorf("%w: the table ends at row %d, revision %d", errForeign, meta.LastID, meta.Revision)
+	}
+	k.index.Advance(meta.LastID, meta.Revision)
+	x.id = meta.LastID
+	x.commit(meta.Revision)
+	k.setCompacted(meta)
+	return nil
 }
 
 // adoptedLease plus the ID of a row is the ID of the lease of a key that plain kine gave a time to live: kine has no lease
@@ -122,7 +193,7 @@ const noLease = 0
 
 // adopt stores a lease for each key that plain kine left with a time to live. It begins now, as it would in kine, and keeps its
 // remaining time from now on. In any case it commits something: an engine before may have left rows that are visible here and
-// not yet at the standby. WAL is a sequence, so that after this commit all that has been loaded is durable.
+// not yet at the standby.
 func (l *loader) adopt(ctx context.Context, store *kinetable.Store, now time.Duration) ([]lease.Lease, error) {
 	var leases []lease.Lease
 	var rows []kinetable.LeaseRow
@@ -134,14 +205,23 @@ func (l *loader) adopt(ctx context.Context, store *kinetable.Store, now time.Dur
 		fixes = append(fixes, kinetable.LeaseFix{ID: t.row, Lease: granted.ID})
 	}
 	// The leases first: a row that names one which is not there would never expire.
-	err := commit(ctx, store, kinetable.Batch{Leases: rows, Revoked: []int64{noLease}, LeaseClock: now})
-	if err == nil && len(fixes) > 0 {
-		err = store.Adopt(ctx, nil, fixes)
+	if err := makeDurable(ctx, store, kinetable.Batch{Leases: rows, Revoked: []int64{noLease}, LeaseClock: now}); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("make what was loaded durable: %w", err)
+	if len(fixes) > 0 {
+		if err := store.Adopt(ctx, nil, fixes); err != nil {
+			return nil, fmt.Errorf("make what was loaded durable: %w", err)
+		}
 	}
 	return leases, nil
+}
+
+// makeDurable commits a batch, and with it all that was visible before: WAL is a sequence.
+func makeDurable(ctx context.Context, store *kinetable.Store, b kinetable.Batch) error {
+	if err := commit(ctx, store, b); err != nil {
+		return fmt.Errorf("make what was loaded durable: %w", err)
+	}
+	return nil
 }
 
 // commit writes a batch and waits for it. If ctx ends first the store must be closed: only that ends the wait for PostgreSQL,

@@ -107,7 +107,7 @@ func (e *Engine) Defragment(context.Context, *pb.DefragmentRequest) (*pb.Defragm
 		if err := e.usable(); err != nil {
 			return nil, err
 		}
-		return nil, kineshim.Unavailable("vacuum: " + err.Error())
+		return nil, kineshim.InDoubt("vacuum: " + err.Error())
 	}
 	e.sizes.forget()
 	e.log.Info("vacuumed", "took", time.Since(began).Round(time.Millisecond))

@@ -71,7 +71,9 @@ func (c *fakeCluster) MoveLeader(_ context.Context, target uint64) error {
 }
 
 // idle is an engine that can tell of its cluster, and nothing else.
-func idle(c Cluster) *Engine { return &Engine{cfg: Config{Cluster: c}, failed: make(chan struct{})} }
+func idle(c Cluster) *Engine {
+	return &Engine{keyspace: newKeyspace(Config{}, nil), cfg: Config{Cluster: c}, failed: make(chan struct{})}
+}
 
 func TestMoveLeader(t *testing.T) {
 	c := &fakeCluster{}

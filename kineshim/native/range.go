@@ -65,7 +65,7 @@ func cut[T any](items []T, limit int64, response *pb.RangeResponse) []T {
 }
 
 // fill gathers the values of a range that was found.
-func (e *Engine) fill(ctx context.Context, f ranged) error {
+func (k *keyspace) fill(ctx context.Context, f ranged) error {
 	if f.request.KeysOnly && f.request.SortTarget != pb.RangeRequest_VALUE {
 		f.response.Kvs = make([]*mvccpb.KeyValue, len(f.items))
 		for n, i := range f.items {
@@ -76,7 +76,7 @@ func (e *Engine) fill(ctx context.Context, f ranged) error {
 	if len(f.items) == 0 {
 		return nil
 	}
-	kvs, err := e.values(ctx, f.items)
+	kvs, err := k.values(ctx, f.items)
 	if err != nil {
 		return err
 	}

@@ -78,10 +78,10 @@ func (e *Engine) Restore(ctx context.Context, r io.Reader, o kineshim.RestoreOpt
 	writeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), replaceBound)
 	defer cancel()
 	if err := e.store.Replace(writeCtx, meta, func(yield func(kinetable.Row) error) error { return s.rows(p, yield) }); err != nil {
-		e.fail(fmt.Errorf("a restore whose outcome is not known: %w", err))
+		e.spoil(fmt.Errorf("a restore whose outcome is not known: %w", err))
 		return none, status.Errorf(codes.Unavailable, "restore: %v; whether the old data or the snapshot's are there is not known: look, and repeat it", err)
 	}
-	e.fail(errRestored)
+	e.spoil(errRestored)
 	e.log.Warn("a snapshot was restored in place of all data", "keys", s.header.Keys, "leases", s.header.Leases, "snapshotRevision", s.header.Revision,
 		"revision", p.revision, "cluster", s.header.ClusterID, "keysWithoutTheirLease", s.orphans, "took", time.Since(began).Round(time.Millisecond))
 	return kineshim.RestoreResult{Keys: s.header.Keys, Revision: p.revision}, nil

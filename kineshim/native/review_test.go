@@ -13,7 +13,7 @@ import (
 
 	"kineshim/integration/pgtest"
 	"kineshim/kineshim"
-	"kineshim/kineshim/lease"
+	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/mvcc"
 	"kineshim/kineshim/valuecache"
 
@@ -29,14 +29,12 @@ const answerBound = 10 * time.Second
 // bare is an engine without a table: good for turns that are never sent.
 func bare(t *testing.T) *Engine {
 	t.Helper()
-	e := &Engine{
-		log: slog.New(slog.DiscardHandler), index: mvcc.New(), cache: valuecache.New(1 << 20), failed: make(chan struct{}),
-		clock: newLeaseClock(0),
-	}
+	log := slog.New(slog.DiscardHandler)
+	k := newKeyspace(Config{CacheBytes: 1 << 20}, log)
+	e := &Engine{keyspace: k, log: log, failed: make(chan struct{}), clock: newLeaseClock(0)}
 	e.ctx, e.cancel = context.WithCancel(t.Context())
-	e.leases = lease.New(e.clock.now)
-	e.index.Advance(1, 1)
-	e.committedRev.Store(1)
+	k.begin(kinetable.Meta{LastID: 1, Revision: 1, Untouched: true})
+	e.leases.Restart(e.clock.now, nil)
 	e.seq = newSequencer(e)
 	t.Cleanup(func() { e.fail(errors.New("the test is over")) })
 	return e

@@ -36,6 +36,8 @@ type operation struct {
 	do   func(*turn) error
 	err  error
 	done chan struct{} // closed when err stands and all that the turn saw is durable
+	// attempt is stored with the rows, so that it can be found out later whether this was done; 0: none.
+	attempt int64
 	// parked is when the operation was kept waiting for key, the zero time if it was not. See contention.
 	parked time.Time
 	key    string
@@ -56,6 +58,14 @@ type batch struct {
 }
 
 func (b *batch) empty() bool { return len(b.rows) == 0 && len(b.leases) == 0 && b.compactedID == 0 }
+
+// lastID is the last row of all that is durable with the batch.
+func (b *batch) lastID(e *Engine) int64 {
+	if n := len(b.rows); n > 0 {
+		return b.rows[n-1].ID
+	}
+	return e.committedID.Load()
+}
 
 func (b *batch) full() bool {
 	return len(b.rows) >= maxBatchRows || b.bytes >= maxBatchBytes || len(b.leases) >= maxBatchRows || len(b.ops) >= maxBatchOps
@@ -82,6 +92,7 @@ type sequencer struct {
 	paused  int         // turns wait while it is not 0
 	idle    bool        // the evaluating goroutine has nothing in its hands
 	stopped bool
+	undone  []*batch // were on their way, and never became durable
 }
 
 func newSequencer(e *Engine) *sequencer {
@@ -99,6 +110,9 @@ func (e *Engine) submit(ctx context.Context, do func(*turn) error) error {
 // submitSized is submit for an operation that keeps size bytes in memory while it waits.
 func (e *Engine) submitSized(ctx context.Context, size int, do func(*turn) error) error {
 	op := &operation{ctx: ctx, size: size, do: do, done: make(chan struct{})}
+	if a, ok := kineshim.AttemptOf(ctx); ok {
+		op.attempt = a.ID
+	}
 	if err := e.seq.enqueue(op); err != nil {
 		return err
 	}
@@ -241,7 +255,7 @@ func (q *sequencer) turn(op *operation) {
 	}
 	t.end()
 	if op.err != nil && t.changes > 0 {
-		q.e.fail(errors.New("an operation changed something and was refused: " + op.err.Error()))
+		q.e.spoil(errors.New("an operation changed something and was refused: " + op.err.Error()))
 	}
 	if t.wrote {
 		q.current.ops = append(q.current.ops, op)
@@ -341,6 +355,7 @@ func (q *sequencer) receive() {
 	q.mu.Lock()
 	left := q.flight
 	q.flight = nil
+	q.undone = left
 	q.mu.Unlock()
 	for _, b := range left {
 		q.abandon(b.ops)
@@ -364,7 +379,7 @@ func (q *sequencer) durable() {
 	q.mu.Lock()
 	b := q.flight[0]
 	q.mu.Unlock()
-	e.committedRev.Store(b.revision)
+	e.commit(b.lastID(e), b.revision)
 	if b.compactedID != 0 {
 		e.compactedRev.Store(b.compacted) // never ahead of the committed one
 	}
@@ -379,8 +394,20 @@ func (q *sequencer) durable() {
 		close(op.done)
 	}
 	if b.compactedID != 0 {
+		e.hub.Poke()
 		e.compaction.kick()
 	}
+}
+
+// lost is the rows that were appended to the index and did not become durable, when both goroutines have ended.
+func (q *sequencer) lost() []kinetable.Row {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var rows []kinetable.Row
+	for _, b := range append(q.undone, q.current) {
+		rows = append(rows, b.rows...)
+	}
+	return rows
 }
 
 // stop refuses what waits and what comes. The two goroutines abandon what they hold.
@@ -400,7 +427,7 @@ func (q *sequencer) stop() {
 // abandon answers operations whose outcome nobody knows.
 func (q *sequencer) abandon(ops []*operation) {
 	for _, op := range ops {
-		op.err = kineshim.Unavailable(q.e.reason() + kineshim.OutcomeUnknown)
+		op.err = kineshim.InDoubt(q.e.reason())
 		close(op.done)
 	}
 }

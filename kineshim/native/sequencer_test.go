@@ -3,17 +3,20 @@ package native
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"kineshim/kineshim/mvcc"
+	"kineshim/kineshim/kinetable"
 )
 
 // What such an operation has seen may have been in the batch that was lost.
 func TestTurnAfterTheEndIsNotAnsweredAsDurable(t *testing.T) {
-	e := &Engine{index: mvcc.New(), failed: make(chan struct{})}
+	k := newKeyspace(Config{}, slog.New(slog.DiscardHandler))
+	k.begin(kinetable.Meta{Untouched: true})
+	e := &Engine{keyspace: k, failed: make(chan struct{})}
 	q := newSequencer(e)
 	e.seq = q
 	compared := errors.New("a comparison failed")

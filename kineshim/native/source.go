@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"kineshim/kineshim/kinetable"
@@ -14,46 +15,51 @@ import (
 )
 
 // Watch serves one stream of watches.
-func (e *Engine) Watch(s pb.Watch_WatchServer) error { return e.hub.Serve(s) }
+func (k *keyspace) Watch(s pb.Watch_WatchServer) error { return k.hub.Serve(s) }
 
 // source gives the hub what it has no longer, or never had, in memory.
-type source struct{ e *Engine }
+type source struct{ k *keyspace }
 
 // Compacted is the compacted revision.
-func (s source) Compacted() int64 { return s.e.compacted() }
+func (s source) Compacted() int64 { return s.k.compacted() }
 
 // Previous is a key as it was at a revision; nil if it was not there, or if that can no longer be said.
 func (s source) Previous(ctx context.Context, key string, at int64) (*mvccpb.KeyValue, error) {
-	release := s.e.hold()
+	release := s.k.hold()
 	defer release()
-	if at < s.e.compacted() {
+	if at < s.k.compacted() {
 		return nil, nil
 	}
-	i, ok := s.e.index.Get(key, at)
+	i, ok := s.k.index.Get(key, at)
 	if !ok {
 		return nil, nil
 	}
-	kvs, err := s.e.values(ctx, []mvcc.Item{i})
+	kvs, err := s.k.values(ctx, []mvcc.Item{i})
 	if err != nil {
-		return nil, err
+		return nil, notNow(err)
 	}
 	return kvs[0], nil
 }
 
 // History reads commits from the table. A commit is returned whole or not at all.
 func (s source) History(ctx context.Context, after, upto int64, limit int) ([]watch.Commit, bool, error) {
-	e := s.e
-	release := e.hold()
+	k := s.k
+	release := k.hold()
 	defer release()
-	compacted := e.compacted()
-	if after+1 < compacted {
+	if after+1 < k.compacted() {
 		return nil, false, rpctypes.ErrGRPCCompacted
 	}
-	from, to := e.index.LastID(after), e.index.LastID(upto)
+	from, to := k.index.LastID(after), k.index.LastID(upto)
 	for {
-		rows, err := e.store.History(ctx, from, to, limit)
+		table := *k.rows.Load()
+		rows, compacted, err := table.History(ctx, from, to, limit)
 		if err != nil {
-			return nil, false, e.tableError(ctx, err)
+			return nil, false, notNow(table.fail(ctx, err))
+		}
+		compacted = max(compacted, k.compacted())
+		if after+1 < compacted {
+			// Rows may be missing. This copy will hear of the compaction, and then say so as etcd does.
+			return nil, false, fmt.Errorf("%w: %w", watch.ErrNotNow, rpctypes.ErrGRPCCompacted)
 		}
 		more := len(rows) == limit && rows[limit-1].ID < to
 		commits := s.commits(rows, compacted)
@@ -65,6 +71,14 @@ func (s source) History(ctx context.Context, after, upto int64, limit int) ([]wa
 		}
 		limit *= 2
 	}
+}
+
+// notNow marks the errors after which the table can be read again, by this engine or by whoever is next.
+func notNow(err error) error {
+	if unreadable(err) {
+		return fmt.Errorf("%w: %w", watch.ErrNotNow, err)
+	}
+	return err
 }
 
 // commits groups rows by their revision.
@@ -87,8 +101,8 @@ func (s source) commits(rows []kinetable.HistoryRow, compacted int64) []watch.Co
 
 // event is what happened to a key with a row. What plain kine does not write into a row, the index knows.
 func (s source) event(r kinetable.HistoryRow, compacted int64) watch.Event {
-	index := s.e.index
-	event := watch.Event{Deleted: r.Deleted}
+	index := s.k.index
+	event := watch.Event{ID: r.ID, Deleted: r.Deleted}
 	if r.Deleted {
 		event.Kv = &mvccpb.KeyValue{Key: []byte(r.Key), ModRevision: r.Revision}
 	} else {

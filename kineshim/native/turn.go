@@ -33,7 +33,7 @@ func (t *turn) revision() int64 {
 
 // view is the keyspace with the changes made so far.
 func (t *turn) view() view {
-	return view{e: t.e, at: t.revision(), now: t.revision(), compacted: t.e.seq.compacted, known: t.kv}
+	return view{k: t.e.keyspace, at: t.revision(), now: t.revision(), compacted: t.e.seq.compacted, known: t.kv}
 }
 
 // kv is a value that is in memory, committed or not; nil if it is not.
@@ -134,6 +134,7 @@ func (t *turn) previous(head mvcc.Item, row *kinetable.Row) *mvccpb.KeyValue {
 
 func (t *turn) append(c mvcc.Change, row kinetable.Row, event watch.Event) {
 	t.e.index.Append(c)
+	event.ID, row.Attempt = c.ID, t.op.attempt
 	t.b.rows = append(t.b.rows, row)
 	if c.Deleted {
 		t.b.kvs = append(t.b.kvs, nil)

@@ -41,8 +41,9 @@ func (p *path) branch(r *pb.TxnRequest) []*pb.RequestOp {
 
 // work is one transaction (a put and a deletion are small ones) on its way through the sequencer.
 type work struct {
-	e    *Engine
-	size int // of the request, in bytes
+	k    *keyspace
+	e    *Engine // nil if the transaction only reads
+	size int     // of the request, in bytes
 	// fetched holds values that were not in memory at an earlier try, and those that a put keeps: what the cache lets go of
 	// between the check and the put is still here. missing is what this try lacks.
 	fetched map[int64]*mvccpb.KeyValue
@@ -54,6 +55,9 @@ type work struct {
 	previous  []mvcc.Item
 	giveBacks []func([]*mvccpb.KeyValue)
 }
+
+// work is a transaction of size bytes.
+func (e *Engine) work(size int) *work { return &work{k: e.keyspace, e: e, size: size} }
 
 // value is the value of an item; nil if it is not at hand, and noted as missing.
 func (w *work) value(v view, i mvcc.Item) *mvccpb.KeyValue {
@@ -85,7 +89,7 @@ func (w *work) keep(id int64, kv *mvccpb.KeyValue) {
 // turns submits do, again if values must be fetched first, and then gathers what the answer needs. do must not change anything
 // before it has all values that it needs. The rows are held from before the turn to the end.
 func (w *work) turns(ctx context.Context, do func(*turn) error) error {
-	release := w.e.hold()
+	release := w.k.hold()
 	defer release()
 	for range valueTries {
 		err := w.e.submitSized(ctx, w.size, do)
@@ -96,14 +100,14 @@ func (w *work) turns(ctx context.Context, do func(*turn) error) error {
 			}
 			return afterTurn(w.gather(ctx))
 		}
-		kvs, err := w.e.values(ctx, need.items)
+		kvs, err := w.k.values(ctx, need.items)
 		if err != nil {
 			return err
 		}
 		for n, i := range need.items {
 			w.keep(i.ID, kvs[n])
 		}
-		*w = work{e: w.e, size: w.size, fetched: w.fetched}
+		*w = work{k: w.k, e: w.e, size: w.size, fetched: w.fetched}
 	}
 	return kineshim.Unavailable("the values that the transaction compares change too fast to be read; nothing was done")
 }
@@ -111,7 +115,7 @@ func (w *work) turns(ctx context.Context, do func(*turn) error) error {
 // afterTurn is an error that came when the turn was over: what it wrote is written.
 func afterTurn(err error) error {
 	if status.Code(err) == codes.Unavailable {
-		return status.Error(codes.Unavailable, status.Convert(err).Message()+kineshim.OutcomeUnknown)
+		return kineshim.InDoubt(status.Convert(err).Message())
 	}
 	return err
 }
@@ -119,14 +123,14 @@ func afterTurn(err error) error {
 // gather fills in the values of what the turn found.
 func (w *work) gather(ctx context.Context) error {
 	for _, f := range w.ranges {
-		if err := w.e.fill(ctx, f); err != nil {
+		if err := w.k.fill(ctx, f); err != nil {
 			return err
 		}
 	}
 	if len(w.previous) == 0 {
 		return nil
 	}
-	kvs, err := w.e.values(ctx, w.previous)
+	kvs, err := w.k.values(ctx, w.previous)
 	if err != nil {
 		return err
 	}
@@ -250,7 +254,7 @@ func (w *work) checkPut(v view, r *pb.PutRequest) error {
 		}
 	}
 	if r.Lease != 0 {
-		if _, _, ok := w.e.leases.Get(r.Lease); !ok {
+		if _, _, ok := w.k.leases.Get(r.Lease); !ok {
 			return rpctypes.ErrGRPCLeaseNotFound
 		}
 	}

@@ -2,11 +2,7 @@ package native
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
-	"kineshim/kineshim"
-	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/mvcc"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -18,7 +14,7 @@ const fetchAtOnce = 1000
 
 // view is the keyspace at a revision.
 type view struct {
-	e *Engine
+	k *keyspace
 	// at is the revision that is seen, now the one that headers say, compacted the one below which nothing may be read.
 	at, now, compacted int64
 	// known returns values that are in memory.
@@ -26,15 +22,15 @@ type view struct {
 }
 
 // latest is the committed keyspace. The caller holds the rows.
-func (e *Engine) latest() view {
+func (k *keyspace) latest() view {
 	// compacted is never ahead of committed: the order of these two reads, and of the stores when a batch is durable, keeps it so.
-	compacted := e.compacted()
-	now := e.committed()
-	return view{e: e, at: now, now: now, compacted: compacted, known: e.cached}
+	compacted := k.compacted()
+	now := k.committed()
+	return view{k: k, at: now, now: now, compacted: compacted, known: k.cached}
 }
 
-func (e *Engine) cached(id int64) *mvccpb.KeyValue {
-	kv, _ := e.cache.Get(id)
+func (k *keyspace) cached(id int64) *mvccpb.KeyValue {
+	kv, _ := k.cache.Get(id)
 	return kv
 }
 
@@ -57,7 +53,7 @@ func (v view) checkInTxn(revision int64) error {
 	return v.check(revision)
 }
 
-func (v view) get(key string) (mvcc.Item, bool) { return v.e.index.Get(key, v.at) }
+func (v view) get(key string) (mvcc.Item, bool) { return v.k.index.Get(key, v.at) }
 
 // each calls f for the live keys of the span in order until it returns false.
 func (v view) each(s mvcc.Span, f func(mvcc.Item) bool) {
@@ -67,7 +63,7 @@ func (v view) each(s mvcc.Span, f func(mvcc.Item) bool) {
 		}
 		return
 	}
-	v.e.index.Ascend(s, v.at, f)
+	v.k.index.Ascend(s, v.at, f)
 }
 
 // all is the live keys of the span in order.
@@ -87,7 +83,7 @@ func (v view) count(s mvcc.Span) int64 {
 		}
 		return 0
 	}
-	return v.e.index.Count(s, v.at)
+	return v.k.index.Count(s, v.at)
 }
 
 // keyValue is the item with a value.
@@ -99,12 +95,12 @@ func keyValue(i mvcc.Item, value []byte) *mvccpb.KeyValue {
 
 // values returns the items with their values, in order, from memory or from the table: all, or an error. The caller has held
 // the rows since before it looked the items up.
-func (e *Engine) values(ctx context.Context, items []mvcc.Item) ([]*mvccpb.KeyValue, error) {
+func (k *keyspace) values(ctx context.Context, items []mvcc.Item) ([]*mvccpb.KeyValue, error) {
 	kvs := make([]*mvccpb.KeyValue, len(items))
 	var ids []int64
 	var missing map[int64]int
 	for n, i := range items {
-		kv, ok := e.cache.Get(i.ID)
+		kv, ok := k.cache.Get(i.ID)
 		if !ok {
 			if missing == nil {
 				missing = map[int64]int{}
@@ -117,14 +113,15 @@ func (e *Engine) values(ctx context.Context, items []mvcc.Item) ([]*mvccpb.KeyVa
 	}
 	for len(ids) > 0 {
 		n := min(len(ids), fetchAtOnce)
-		err := e.store.Values(ctx, ids[:n], func(id int64, value []byte) error {
+		table := *k.rows.Load()
+		err := table.Values(ctx, ids[:n], func(id int64, value []byte) error {
 			at := missing[id]
 			kvs[at] = keyValue(items[at], value)
-			e.cache.Add(id, kvs[at])
+			k.cache.Add(id, kvs[at])
 			return nil
 		})
 		if err != nil {
-			return nil, e.tableError(ctx, err)
+			return nil, table.fail(ctx, err)
 		}
 		ids = ids[n:]
 	}
@@ -134,16 +131,4 @@ func (e *Engine) values(ctx context.Context, items []mvcc.Item) ([]*mvccpb.KeyVa
 		}
 	}
 	return kvs, nil
-}
-
-// tableError is what a client reads when the table could not be read.
-func (e *Engine) tableError(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if errors.Is(err, kinetable.ErrMissing) {
-		// A row that nobody may delete is gone: what else is, nobody knows.
-		e.fail(fmt.Errorf("the table lacks a row that it must have: %w", err))
-	}
-	return kineshim.Unavailable("the database could not be read: " + err.Error())
 }

@@ -1,0 +1,57 @@
+package failover
+
+import (
+	"testing"
+
+	"kineshim/raftwitness/record"
+)
+
+func TestForcedPromotionsAreRememberedUntilTheCopyIsNewer(t *testing.T) {
+	force := record.Command{Kind: record.Force, By: "b", Node: "b"}
+	forced := recordAfter(force) // epoch 2
+	later := recordAfter(force, record.Command{Kind: record.Timeline, By: "b", Timeline: 3, SwitchLSN: 200},
+		record.Command{Kind: record.Pair, By: "b", Node: "a", Timeline: 3}, record.Command{Kind: record.Promote, By: "a", Node: "a", Timeline: 3}) // epoch 3
+	for _, c := range []struct {
+		name  string
+		rec   *record.Record
+		epoch uint64
+		want  bool
+	}{
+		{"nothing was ever forced", failedOver(), 0, false},
+		{"nothing was forced since", failedOver(), 1, false},
+		{"this epoch was forced", forced, 1, true},
+		{"this epoch was forced, and there is no copy", forced, 0, true},
+		{"the copy was begun in the forced epoch", forced, 2, false},
+		{"the epoch before was forced", later, 1, true},
+		{"the copy was begun in it", later, 2, false},
+		{"the copy is this epoch's", later, 3, false},
+	} {
+		if got := forcedSince(c.rec, c.epoch); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// The record keeps a bounded history: what it has forgotten may have been a forced promotion.
+func TestAForgottenHistoryCountsAsForced(t *testing.T) {
+	r := *failedOver() // epoch 2
+	for range 300 {
+		for _, c := range []record.Command{{Kind: record.Pair, By: "b", Node: "a", Timeline: 3}, {Kind: record.Solo, By: "b"}} {
+			c.Epoch = r.Epoch
+			next, err := r.Apply(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r = next
+		}
+	}
+	if first := r.History[0]; first.Epoch != 2 || first.Kind == record.Promote {
+		t.Fatalf("the history still begins with %+v", first)
+	}
+	if !forcedSince(&r, 1) {
+		t.Error("the beginning of epoch 2 is forgotten, and it counts as an ordinary one")
+	}
+	if forcedSince(&r, 2) {
+		t.Error("nothing was forced in epoch 2")
+	}
+}

@@ -1,0 +1,60 @@
+package failover
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/grpc/connectivity"
+)
+
+// fakeLink goes through the states that the test sends.
+type fakeLink struct {
+	state connectivity.State
+	next  chan connectivity.State
+}
+
+func (l *fakeLink) GetState() connectivity.State { return l.state }
+
+func (l *fakeLink) WaitForStateChange(ctx context.Context, _ connectivity.State) bool {
+	select {
+	case l.state = <-l.next:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A process that ends closes its connections: the other node is asked at once, and its port says that nobody is there.
+func TestABrokenConnectionIsFollowedByAQuestionAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newAgent(t, "b", pairedRecord())
+		link := &fakeLink{next: make(chan connectivity.State)}
+		f.cfg.PeerLink = link
+		ctx, cancel := context.WithCancel(t.Context())
+		f.own(func() { f.watchLink(ctx) })
+		asked := func() bool {
+			synctest.Wait()
+			select {
+			case <-f.beatCh:
+				return true
+			default:
+				return false
+			}
+		}
+		for _, c := range []struct {
+			state connectivity.State
+			asks  bool
+		}{
+			{connectivity.Connecting, false}, {connectivity.Ready, false}, {connectivity.Idle, true}, {connectivity.Connecting, false},
+			{connectivity.TransientFailure, false}, {connectivity.Ready, false}, {connectivity.TransientFailure, true},
+		} {
+			link.next <- c.state
+			if got := asked(); got != c.asks {
+				t.Errorf("%v: asks %v, want %v", c.state, got, c.asks)
+			}
+		}
+		cancel()
+		f.wg.Wait()
+	})
+}
