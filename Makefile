@@ -17,7 +17,7 @@ PRODUCTS := ./cmd/kineshim ./cmd/raftwitness ./cmd/shimctl
 LAB := ./integration/cmd/devcluster ./integration/cmd/kv
 TOOLS := bin/tools
 # The product, and the modules of tests that need more than it may link.
-MODULES := . integration/oracle integration/kubernetes
+MODULES := . integration/oracle integration/kubernetes integration/linearizability
 
 .PHONY: help
 help: ## list the targets
@@ -71,9 +71,9 @@ $(TOOLS)/staticcheck: tools/go.mod tools/go.sum
 	@touch $@
 
 .PHONY: failover-bench
-failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-node,kill-postgres,silent,switchover, results in OUT=failover.jsonl
+failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-group,kill-node,kill-postgres,silent,switchover, KEYS=n keys in the store, results in OUT=failover.jsonl
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/failoverbench
-	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/failoverbench --rounds $(or $(ROUNDS),50) --out $(or $(OUT),failover.jsonl) $(if $(KINDS),--kinds $(KINDS))
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/failoverbench --rounds $(or $(ROUNDS),50) --out $(or $(OUT),failover.jsonl) $(if $(KINDS),--kinds $(KINDS)) $(if $(KEYS),--keys $(KEYS))
 
 .PHONY: bench
 bench: setup build ## kineshim beside etcd and kine: QUICK=1 for what is to be reached, in 6 minutes; results in OUT=bench.jsonl
@@ -86,10 +86,11 @@ e2e: setup ## Kubernetes' own storage tests against kineshim (also part of `make
 	@integration/kubernetes/run.sh $(TESTFLAGS)
 
 .PHONY: soak
-soak: setup build ## failover tests many times over, in their long form (ROUNDS=10), then the oracle's random sequences (CHECKS=100000)
+soak: setup build ## failover tests many times over, in their long form (ROUNDS=10), then the oracle's random sequences (CHECKS=100000), then linearizability across 50 failovers and 50 switchovers, and its mutants
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/engineserver
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 KINESHIM_ROUNDS=$(or $(ROUNDS),10) go test ./integration -count=1 -timeout 24h -v $(TESTFLAGS)
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" ORACLE_CHECKS=$(or $(CHECKS),100000) go -C integration/oracle test -count=1 -timeout 24h -v $(TESTFLAGS) ./...
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 go -C integration/linearizability test -count=1 -timeout 24h -v $(TESTFLAGS) .
 
 .PHONY: clean
 clean: ## stop the cluster of `make run`; remove run/, bin/, dist/

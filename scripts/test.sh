@@ -26,6 +26,8 @@ if ((${#clusters[@]} > 0)); then
 fi
 echo "go test: random operations, compared with etcd's and kine's answers"
 go -C integration/oracle test -timeout 20m "$@" ./... || status=1
+echo "go test: linearizability and watches across failovers"
+go -C integration/linearizability test -p 1 -timeout 20m "$@" ./... || status=1
 echo "go test: Kubernetes' storage tests"
 integration/kubernetes/run.sh "$@" || status=1
 exit "$status"

@@ -57,6 +57,32 @@ func (c *Cluster) Kill(node string) error {
 	return p.wait(ctx)
 }
 
+// KillGroup kills kineshim's process group, and that of its postmaster, on a machine that lives: what is in a session of its own goes on, to
+// tell the others or to end by itself. It waits until kineshim is gone.
+func (c *Cluster) KillGroup(node string) error {
+	p := c.process(node)
+	if p == nil || !p.running() {
+		return fmt.Errorf("kill the group of %s: it does not run", node)
+	}
+	postmaster, err := c.Postmaster(node)
+	if err != nil {
+		return err
+	}
+	c.opts.Log.Info("kill process group", "node", node, "pid", p.pid, "postmaster", postmaster)
+	for _, pid := range []int{p.pid, postmaster} {
+		if group, err := syscall.Getpgid(pid); err != nil || group != pid {
+			return fmt.Errorf("kill the group of %s: process %d does not lead its group (%d): %w", node, pid, group, err)
+		}
+		if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil {
+			return fmt.Errorf("kill the group of %s: %w", node, err)
+		}
+	}
+	c.struck()
+	ctx, cancel := context.WithTimeout(context.Background(), goneWithin)
+	defer cancel()
+	return p.wait(ctx)
+}
+
 // KillNode kills the node's kineshim and every process of its PostgreSQL at one blow, and waits until all are gone. Nothing running is no error.
 func (c *Cluster) KillNode(node string) error {
 	pids := c.PIDs(node)

@@ -69,7 +69,8 @@ func Start(o Options) (*Host, error) {
 	}
 	var err error
 	h.endpoint, err = kineshim.New(kineshim.Options{
-		Node: "host", Gate: h.Gate, Router: here{}, Engine: o.Engine, Log: log,
+		MaxWait: -1,
+		Node:    "host", Gate: h.Gate, Router: here{}, Engine: o.Engine, Log: log,
 		HeaderInfo: func() kineshim.HeaderInfo {
 			return kineshim.HeaderInfo{ClusterID: ClusterID, MemberID: MemberID, RaftTerm: RaftTerm}
 		},

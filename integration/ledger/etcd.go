@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -21,19 +22,22 @@ import (
 const reconnectAtMost = 100 * time.Millisecond
 
 // Dial makes a client for one node. It connects when first used.
-func Dial(url string) (*clientv3.Client, error) {
+func Dial(url string) (*clientv3.Client, error) { return DialAll([]string{url}) }
+
+// DialAll makes a client for several nodes, among which it spreads its requests as etcd's client does. It connects when first used.
+func DialAll(urls []string, options ...grpc.DialOption) (*clientv3.Client, error) {
 	c, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{url},
+		Endpoints: urls,
 		Logger:    zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		DialOptions: append([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: reconnectAtMost},
 			MinConnectTimeout: time.Second,
-		})},
+		})}, options...),
 		DialKeepAliveTime:    5 * time.Second,
 		DialKeepAliveTimeout: 2 * time.Second,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", url, err)
+		return nil, fmt.Errorf("dial %s: %w", strings.Join(urls, ", "), err)
 	}
 	return c, nil
 }

@@ -47,6 +47,10 @@ type Load struct {
 	Seed uint64
 	// WritesOnly leaves out reads.
 	WritesOnly bool
+	// Renewers all renew one more key, each through its endpoint every RenewEvery (0: 100 ms), for as long as the workers work. Their requests
+	// count for nothing in Requests.
+	Renewers   []Endpoint
+	RenewEvery time.Duration
 }
 
 func (l *Load) setDefaults() error {
@@ -63,6 +67,7 @@ func (l *Load) setDefaults() error {
 	setDefault(&l.OwnKeys, defaultOwnKeys)
 	setDefault(&l.SharedKeys, defaultSharedKeys)
 	setDefault(&l.ValueSize, defaultValueSize)
+	setDefault(&l.RenewEvery, defaultRenewEvery)
 	return nil
 }
 
@@ -86,6 +91,9 @@ func (l *Load) Run(ctx context.Context) error {
 	}
 	var left atomic.Int64
 	left.Store(l.Requests)
+	renewCtx, stopRenewing := context.WithCancel(ctx)
+	var renewing sync.WaitGroup
+	renewing.Go(func() { l.renew(renewCtx) })
 	var wg sync.WaitGroup
 	for i := range l.Workers {
 		w := newWorker(l, i)
@@ -96,6 +104,8 @@ func (l *Load) Run(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	stopRenewing()
+	renewing.Wait()
 	return nil
 }
 

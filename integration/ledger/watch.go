@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -75,11 +76,17 @@ func watchOnce(ctx context.Context, c *clientv3.Client, prefix string, h *Histor
 
 func (h *History) add(events []*clientv3.Event) {
 	for _, ev := range events {
-		e := Event{Key: string(ev.Kv.Key), Revision: ev.Kv.ModRevision, Deleted: ev.Type == clientv3.EventTypeDelete}
-		if !e.Deleted {
-			e.Nonce = nonceOf(ev.Kv.Value)
-		}
+		e := EventOf((*mvccpb.Event)(ev))
 		h.Events = append(h.Events, e)
 		h.To = max(h.To, e.Revision)
 	}
+}
+
+// EventOf is an event as a watch's response shows it.
+func EventOf(ev *mvccpb.Event) Event {
+	e := Event{Key: string(ev.Kv.Key), Revision: ev.Kv.ModRevision, Deleted: ev.Type == mvccpb.DELETE}
+	if !e.Deleted {
+		e.Nonce = nonceOf(ev.Kv.Value)
+	}
+	return e
 }

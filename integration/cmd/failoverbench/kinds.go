@@ -19,9 +19,18 @@ type kind struct {
 	lingers bool
 	// pause: the time given is the length of that pause. Nothing has failed at the time of the blow.
 	pause bool
+	// lives: the node's kineshim outlives it, with the connections of its clients, so that watches there are to go on.
+	lives bool
+	// graceful: no client anywhere is to see an error.
+	graceful bool
 }
 
 var kinds = []kind{
+	{
+		name:   "kill-group",
+		strike: func(_ context.Context, c *cluster.Cluster, node string) error { return c.KillGroup(node) },
+		heal:   restart,
+	},
 	{
 		name:   "kill-node",
 		strike: func(_ context.Context, c *cluster.Cluster, node string) error { return c.KillNode(node) },
@@ -32,20 +41,24 @@ var kinds = []kind{
 		strike:  func(_ context.Context, c *cluster.Cluster, node string) error { return c.KillPostgres(node) },
 		heal:    nothing,
 		lingers: true,
+		lives:   true,
 	},
 	{
 		name:   "silent",
 		strike: func(_ context.Context, c *cluster.Cluster, node string) error { return c.FreezeNode(node) },
 		heal:   func(_ context.Context, c *cluster.Cluster, node string) error { return c.ThawNode(node) },
+		lives:  true,
 	},
 	{
 		name: "switchover",
 		strike: func(ctx context.Context, c *cluster.Cluster, node string) error {
 			return c.Switchover(ctx, cluster.Other(node))
 		},
-		heal:    nothing,
-		lingers: true,
-		pause:   true,
+		heal:     nothing,
+		lingers:  true,
+		pause:    true,
+		lives:    true,
+		graceful: true,
 	},
 }
 

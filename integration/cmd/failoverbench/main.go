@@ -1,4 +1,5 @@
-// Command failoverbench makes the primary fail again and again under load, and measures how long it takes until the next write is acknowledged.
+// Command failoverbench makes the primary fail again and again under load, and measures what clients and watches on both nodes notice of it: how long it takes
+// until the next write is acknowledged, which errors come, and whether events are lost.
 package main
 
 import (
@@ -36,23 +37,42 @@ const armWithin = 2 * time.Minute
 // errLost makes the exit code 1.
 var errLost = errors.New("acknowledged writes were lost, or other promises broken")
 
-func run(ctx context.Context, args []string, stdout io.Writer) error {
+// options are the command line's.
+type options struct {
+	kinds  []kind
+	rounds int
+	keys   int
+	steady bool
+	out    string
+}
+
+func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("failoverbench", flag.ContinueOnError)
-	rounds := flags.Int("rounds", 50, "how often each kind is tried")
+	o := options{}
+	flags.IntVar(&o.rounds, "rounds", 50, "how often each kind is tried")
 	wanted := flags.String("kinds", strings.Join(kindNames(), ","), "what is done to the primary")
-	out := flags.String("out", "failover.jsonl", "file for the results, one JSON object per line")
+	flags.StringVar(&o.out, "out", "failover.jsonl", "file for the results, one JSON object per line")
+	flags.IntVar(&o.keys, "keys", 0, "load so many keys of 300 bytes first")
+	flags.BoolVar(&o.steady, "steady", true, "measure watches and reads on both nodes first")
 	if err := flags.Parse(args); err != nil {
-		return err
+		return o, err
 	}
-	var list []kind
 	for _, name := range strings.Split(*wanted, ",") {
 		i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })
 		if i < 0 {
-			return fmt.Errorf("no kind %q; there are %s", name, strings.Join(kindNames(), ", "))
+			return o, fmt.Errorf("no kind %q; there are %s", name, strings.Join(kindNames(), ", "))
 		}
-		list = append(list, kinds[i])
+		o.kinds = append(o.kinds, kinds[i])
 	}
-	results, err := os.Create(*out)
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	results, err := os.Create(o.out)
 	if err != nil {
 		return err
 	}
@@ -62,18 +82,38 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer b.close()
-	lost := false
-	for _, k := range list {
-		s, err := b.runKind(ctx, k, *rounds)
+	return b.run(ctx, o)
+}
+
+// run does all that was asked for. What is done before an error is held against the goals all the same.
+func (b *bench) run(ctx context.Context, o options) error {
+	var goals []goal
+	lost, err := false, error(nil)
+	if o.keys > 0 {
+		err = b.loadKeys(ctx, o.keys)
+	}
+	if o.steady && err == nil {
+		goals, err = b.runSteady(ctx)
+	}
+	for _, k := range o.kinds {
 		if err != nil {
-			return err
+			break
 		}
-		lost = lost || s.Lost > 0 || s.violations > 0
+		var s summary
+		s, err = b.runKind(ctx, k, o.rounds)
+		if s.Rounds > 0 {
+			goals = append(goals, goalsOf(s)...)
+		}
+		lost = lost || s.Lost > 0 || s.Violations > 0
+	}
+	printGoals(b.out, goals)
+	if len(goals) > 0 {
+		err = errors.Join(err, b.enc.Encode(goalsResult{"goals", goals}))
 	}
 	if lost {
-		return errLost
+		err = errors.Join(err, errLost)
 	}
-	return nil
+	return err
 }
 
 // bench is the cluster under test.
@@ -83,6 +123,7 @@ type bench struct {
 	out    io.Writer
 	enc    *json.Encoder
 	round  int // of all kinds, so that each has keys of its own
+	keys   int // that were loaded
 	keep   bool
 }
 

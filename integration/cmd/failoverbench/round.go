@@ -6,57 +6,67 @@ import (
 	"fmt"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"kineshim/integration/cluster"
 	"kineshim/integration/ledger"
 )
 
-// The load: most workers ask the node that survives, as the k3s beside it does.
 const (
-	survivorWorkers = 8
-	otherWorkers    = 2
-	think           = 5 * time.Millisecond
-	warmUp          = 700 * time.Millisecond
-	coolDown        = 500 * time.Millisecond
-	recoverWithin   = 60 * time.Second
-	loadAtMost      = 5 * time.Minute
-	checkWithin     = time.Minute
+	think         = 5 * time.Millisecond
+	renewEvery    = 50 * time.Millisecond
+	requestWithin = 10 * time.Second // each request's own deadline, as long as kube-apiserver's clients wait
+	warmUp        = 700 * time.Millisecond
+	coolDown      = 500 * time.Millisecond
+	recoverWithin = 60 * time.Second
+	loadAtMost    = 5 * time.Minute
+	checkWithin   = time.Minute
 )
 
 // roundResult is one line of the results. Times are milliseconds after the blow; 0: did not happen, or not on the new primary.
 type roundResult struct {
 	Kind     string `json:"kind"`
 	Round    int    `json:"round"`
+	Keys     int    `json:"keys,omitempty"` // that were there before the load
 	Primary  string `json:"primary"`
 	Survivor string `json:"survivor"`
 	// Recovered is false if no write was acknowledged in time; nothing else is then measured.
-	Recovered bool               `json:"recovered"`
-	FirstMS   float64            `json:"firstWriteMs"`
-	PhasesMS  map[string]float64 `json:"phasesMs,omitempty"`
-	ArmedMS   float64            `json:"armedMs"`
-	Lost      int                `json:"lost"`
+	Recovered bool `json:"recovered"`
+	// FirstMS is that of the clients of the node that is left.
+	FirstMS  float64            `json:"firstWriteMs"`
+	PhasesMS map[string]float64 `json:"phasesMs,omitempty"`
+	ArmedMS  float64            `json:"armedMs"`
+	Lost     int                `json:"lost"`
 	// Violations are all broken promises, lost writes among them.
-	Violations  []string `json:"violations,omitempty"`
-	ReadErrors  int      `json:"readErrors"`
-	WriteErrors int      `json:"writeErrors"`
-	Writes      int      `json:"writes"`
+	Violations []string `json:"violations,omitempty"`
+	// ReadErrors, WriteErrors and Writes are those of all clients, from the round's beginning.
+	ReadErrors  int `json:"readErrors"`
+	WriteErrors int `json:"writeErrors"`
+	Writes      int `json:"writes"`
+	// Clients are by kind of client, Watches by that whose node they are at.
+	Clients map[string]clientResult `json:"clients,omitempty"`
+	Watches map[string]watchResult  `json:"watches,omitempty"`
+	// WatchesUnchecked says why watches were compared with nothing.
+	WatchesUnchecked string `json:"watchesUnchecked,omitempty"`
 }
 
 // measurement is a round under way.
 type measurement struct {
-	b         *bench
-	k         kind
-	primary   string
-	survivor  string
-	rec       *ledger.Recorder
-	prefix    string
-	clients   map[string]*clientv3.Client
-	endpoints map[string]ledger.Endpoint
-	from      int64
-	blow      time.Time // before the first signal
-	struck    time.Time // after the signals
-	result    roundResult
+	b        *bench
+	k        kind
+	primary  string
+	survivor string
+	rec      *ledger.Recorder
+	prefix   string
+	clients  clients
+	watches  watches
+	live     liveHistory
+	from     int64
+	blow     time.Time                 // before the first signal
+	struck   time.Time                 // after the signals
+	known    time.Duration             // after the blow: the loss was noticed
+	until    int64                     // pauses are looked for until then
+	end      int64                     // the load has ended
+	before   map[string]failedAttempts // the blow
+	result   roundResult
 }
 
 // runRound does one round: from armed to armed.
@@ -66,56 +76,76 @@ func (b *bench) runRound(ctx context.Context, k kind, number int) (roundResult, 
 	if err != nil {
 		return roundResult{}, err
 	}
-	m := &measurement{b: b, k: k, primary: primary, survivor: cluster.Other(primary), prefix: fmt.Sprintf("/registry/bench/%04d/", b.round),
-		clients: map[string]*clientv3.Client{}, endpoints: map[string]ledger.Endpoint{}}
-	m.result = roundResult{Kind: k.name, Round: number, Primary: m.primary, Survivor: m.survivor}
+	m := &measurement{b: b, k: k, primary: primary, survivor: cluster.Other(primary), prefix: fmt.Sprintf("/registry/bench/%04d/", b.round)}
+	m.result = roundResult{Kind: k.name, Round: number, Keys: b.keys, Primary: m.primary, Survivor: m.survivor}
 	if m.rec, err = ledger.NewRecorder(b.recordPath()); err != nil {
 		return m.result, err
 	}
 	defer m.rec.Close()
-	for _, node := range cluster.DataNodes {
-		c, err := ledger.Dial(b.c.ClientURL(node))
-		if err != nil {
-			return m.result, err
-		}
-		defer c.Close()
-		m.clients[node], m.endpoints[node] = c, ledger.Endpoint{Name: node, Store: ledger.Etcd{Client: c}}
+	if m.clients, err = dialClients(b.c, m.survivor, m.primary); err != nil {
+		return m.result, err
 	}
+	defer m.clients.close()
 	return m.result, errors.Join(m.run(ctx), ctx.Err())
 }
 
 func (m *measurement) run(ctx context.Context) error {
-	loadCtx, stopLoad := context.WithCancel(ctx)
-	defer stopLoad()
-	markCtx, cancel := context.WithTimeout(ctx, checkWithin)
-	defer cancel()
-	mark, err := m.rec.Mark(markCtx, m.endpoints[m.primary], m.prefix)
-	if err != nil {
+	if err := m.begin(ctx); err != nil {
 		return err
 	}
-	m.from = mark.Revision - 1
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	defer m.live.wait()
+	defer stopWatching()
+	defer m.watches.close()
+	m.live.start(watchCtx, m.clients[clientBoth].Client, m.prefix, m.from)
+	if err := m.watches.open(watchCtx, m.b.c, m.watched(), m.prefix, m.from); err != nil {
+		return err
+	}
+	loadCtx, stopLoad := context.WithCancel(ctx)
+	defer stopLoad()
 	done := make(chan error, 1)
 	go func() { done <- m.load().Run(loadCtx) }()
-	err = m.strikeAndHeal(ctx)
+	err := m.strikeAndHeal(ctx)
 	stopLoad()
 	if err := errors.Join(err, <-done); err != nil {
 		return err
 	}
+	m.end = m.rec.Now()
 	if !m.result.Recovered {
 		return nil
 	}
 	return m.check(ctx)
 }
 
+// begin writes the first key of the round, from which on everything is watched.
+func (m *measurement) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkWithin)
+	defer cancel()
+	mark, err := m.rec.Mark(ctx, m.clients.endpoint(clientStruck), m.prefix)
+	m.from = mark.Revision - 1
+	return err
+}
+
+// watched are the nodes at which streams are to go on through the blow.
+func (m *measurement) watched() map[string]string {
+	nodes := map[string]string{clientSurvivor: m.survivor}
+	if m.k.lives {
+		nodes[clientStruck] = m.primary
+	}
+	return nodes
+}
+
 func (m *measurement) load() *ledger.Load {
-	var endpoints []ledger.Endpoint
-	for range survivorWorkers {
-		endpoints = append(endpoints, m.endpoints[m.survivor])
+	l := &ledger.Load{Recorder: m.rec, Prefix: m.prefix, Duration: loadAtMost, Timeout: requestWithin, Think: think, RenewEvery: renewEvery, Seed: uint64(m.b.round)}
+	for _, name := range clientNames {
+		ep := m.clients.endpoint(name)
+		for range workersOf[name] {
+			l.Endpoints = append(l.Endpoints, ep)
+		}
+		l.Renewers = append(l.Renewers, ep)
 	}
-	for range otherWorkers {
-		endpoints = append(endpoints, m.endpoints[m.primary])
-	}
-	return &ledger.Load{Endpoints: endpoints, Recorder: m.rec, Prefix: m.prefix, Workers: len(endpoints), Duration: loadAtMost, Think: think, Seed: uint64(m.b.round)}
+	l.Workers = len(l.Endpoints)
+	return l
 }
 
 func (m *measurement) strikeAndHeal(ctx context.Context) error {
@@ -123,6 +153,7 @@ func (m *measurement) strikeAndHeal(ctx context.Context) error {
 		return ctx.Err()
 	}
 	logs := newLogReader(m.b.c)
+	m.before = m.clients.failedSoFar()
 	strikeCtx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	var err error
@@ -135,6 +166,7 @@ func (m *measurement) strikeAndHeal(ctx context.Context) error {
 		return nil
 	}
 	m.result.PhasesMS = logs.phases(m.survivor, m.blow)
+	m.known = logs.detected(m.blow)
 	if err := m.k.heal(ctx, m.b.c, m.primary); err != nil {
 		return err
 	}
@@ -149,7 +181,7 @@ func (m *measurement) strikeAndHeal(ctx context.Context) error {
 	return nil
 }
 
-// awaitWrite waits for the write that ends the outage, and notes when it came.
+// awaitWrite waits for the write of a client of the node that is left which ends the outage.
 func (m *measurement) awaitWrite(ctx context.Context) {
 	after := m.rec.At(m.struck)
 	if m.k.lingers {
@@ -158,12 +190,8 @@ func (m *measurement) awaitWrite(ctx context.Context) {
 	}
 	deadline := m.blow.Add(recoverWithin)
 	for time.Now().Before(deadline) {
-		if e, ok := m.rec.FirstWriteAfter(after, m.survivor); ok {
-			m.result.Recovered = true
-			m.result.FirstMS = milliseconds(m.rec.Time(e.End).Sub(m.blow))
-			if m.k.lingers {
-				m.result.FirstMS = m.pauseMS()
-			}
+		if _, ok := m.rec.FirstWriteAfter(after, clientSurvivor); ok {
+			m.result.Recovered, m.until = true, m.rec.Now()
 			return
 		}
 		if !wait(ctx, 10*time.Millisecond) {
@@ -172,34 +200,28 @@ func (m *measurement) awaitWrite(ctx context.Context) {
 	}
 }
 
-// pauseMS is the end, after the blow, of the longest pause between acknowledged writes; or for some kinds the pause's length.
-func (m *measurement) pauseMS() float64 {
-	start, length := ledger.PauseAfter(m.rec.Entries(), m.rec.At(m.blow), m.rec.Now(), m.survivor)
-	if m.k.pause {
-		return milliseconds(length)
-	}
-	return milliseconds(m.rec.Time(start).Add(length).Sub(m.blow))
+func (m *measurement) span() span {
+	return span{blow: m.rec.At(m.blow), struck: m.rec.At(m.struck), known: m.rec.At(m.blow.Add(m.known)), until: m.until, end: m.end, kind: m.k}
 }
 
-// check compares the record with the store.
+// check compares the record with the store, and the watches with its history.
 func (m *measurement) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	ep := m.endpoints[m.survivor]
+	ep := m.clients.endpoint(clientSurvivor)
 	mark, err := m.rec.Mark(ctx, ep, m.prefix)
 	if err != nil {
 		return err
 	}
-	final, err := m.rec.ReadFinal(ctx, ep.Store, m.prefix, 5*time.Second)
+	m.watches.await(ctx, mark.Revision)
+	m.watches.close()
+	final, err := m.rec.ReadFinal(ctx, ep.Store, m.prefix, requestWithin)
 	if err != nil {
 		return err
 	}
 	in := ledger.Input{Prefix: m.prefix, Final: final, Entries: m.rec.Entries()}
-	history, err := ledger.WatchUntil(ctx, "history", m.clients[m.survivor], m.prefix, m.from, func() int64 { return mark.Revision })
-	if err == nil { // a compaction may have taken it; the chains are checked without
-		in.Histories = []ledger.History{history}
-	}
-	for _, v := range ledger.Check(in, ledger.Promises{}) {
+	in.Histories = m.histories(ctx, mark.Revision)
+	for _, v := range ledger.Check(in, promises) {
 		if v.Rule == ledger.LostWrite {
 			m.result.Lost++
 		}
@@ -207,7 +229,51 @@ func (m *measurement) check(ctx context.Context) error {
 	}
 	s := ledger.Summarise(in.Entries)
 	m.result.ReadErrors, m.result.WriteErrors, m.result.Writes = ledger.Errors(s.ReadErrors), ledger.Errors(s.WriteErrors), s.AcknowledgedWrites
+	m.sumUp(in, mark.Revision)
 	return nil
+}
+
+// promises are those of the native engine, but for the header's term: both nodes answer, so a term has more than one member.
+var promises = ledger.Promises{HeaderRevision: true, ExactDelete: true}
+
+// histories are what a watch from the round's beginning shows now, and what one has shown all along that was resumed when it broke off. The first may have
+// been compacted away.
+func (m *measurement) histories(ctx context.Context, mark int64) []ledger.History {
+	var out []ledger.History
+	h, err := ledger.WatchUntil(ctx, "history read afterwards", m.clients[clientSurvivor].Client, m.prefix, m.from, func() int64 { return mark })
+	if err == nil {
+		out = append(out, h)
+	}
+	live, liveErr := m.live.end(mark)
+	if liveErr == nil {
+		out = append(out, live)
+	}
+	if len(out) == 0 {
+		m.result.WatchesUnchecked = errors.Join(err, liveErr).Error()
+	}
+	return out
+}
+
+// sumUp measures what clients and watches met.
+func (m *measurement) sumUp(in ledger.Input, mark int64) {
+	var events []ledger.Event
+	if len(in.Histories) > 0 {
+		events = in.Histories[0].Events
+		m.result.Watches = m.watches.check(events, m.from, mark)
+	}
+	for at, w := range m.result.Watches {
+		if broken := w.broken(); broken != "" {
+			m.result.Violations = append(m.result.Violations, fmt.Sprintf("watches at the node of client %s: %s", at, broken))
+		}
+	}
+	s, stored, after := m.span(), storedNonces(events), m.clients.failedSoFar()
+	m.result.Clients = map[string]clientResult{}
+	for _, name := range clientNames {
+		r := s.measure(in.Entries, name, stored)
+		r.ReadAttempts, r.WriteAttempts = after[name].reads-m.before[name].reads, after[name].writes-m.before[name].writes
+		m.result.Clients[name] = r
+	}
+	m.result.FirstMS = m.result.Clients[clientSurvivor].FirstMS
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

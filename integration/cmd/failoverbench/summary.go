@@ -5,13 +5,49 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"text/tabwriter"
+	"strings"
 )
+
+// quantity is what is told of a number that every round has. The percentiles are nearest rank.
+type quantity struct {
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	Max  float64 `json:"max"`
+	Mean float64 `json:"mean"`
+}
+
+// quantityOf sums up v. Nothing gives zeros.
+func quantityOf(v []float64) quantity {
+	q := quantity{}
+	q.P50, q.P99, q.Max = quantiles(v)
+	for _, x := range v {
+		q.Mean += x / float64(len(v))
+	}
+	return q
+}
+
+// clientSummary is what one kind of client met in all rounds of a kind of blow. Times are milliseconds.
+type clientSummary struct {
+	First quantity `json:"firstWriteMs"`
+	// NoWrite counts rounds in which no write was acknowledged any more; they are left out of First.
+	NoWrite     int      `json:"noWrite,omitempty"`
+	Longest     quantity `json:"longestMs"`
+	ReadErrors  quantity `json:"readErrors"`
+	WriteErrors quantity `json:"writeErrors"`
+	InFlight    quantity `json:"writesInFlight"`
+	// Beyond are the write errors of a round that its writes in flight do not account for.
+	Beyond        quantity `json:"writeErrorsBeyondInFlight"`
+	Unknown       quantity `json:"unknownWrites"`
+	UnknownStored quantity `json:"unknownStored"`
+	ReadAttempts  quantity `json:"failedReadAttempts"`
+	WriteAttempts quantity `json:"failedWriteAttempts"`
+}
 
 // summary is the last line of a kind in the results.
 type summary struct {
 	Kind        string  `json:"kind"`
 	Rounds      int     `json:"rounds"`
+	Keys        int     `json:"keys,omitempty"`
 	P50         float64 `json:"p50ms"`
 	P99         float64 `json:"p99ms"`
 	Max         float64 `json:"maxms"`
@@ -19,56 +55,127 @@ type summary struct {
 	ReadErrors  int     `json:"readErrors"`
 	WriteErrors int     `json:"writeErrors"`
 
-	violations int
+	Violations int                      `json:"violations"`
+	Clients    map[string]clientSummary `json:"clients"`
+	Watches    map[string]watchResult   `json:"watches"`
+	// Unchecked counts rounds whose watches could be compared with nothing.
+	Unchecked int `json:"watchesUnchecked,omitempty"`
+	// GateMS is from the promotion of PostgreSQL to the open gate.
+	GateMS quantity `json:"promotedToGateMs"`
 }
 
-// runKind runs all rounds of one kind. A round that does not recover ends it: the cluster is kept as it is.
+// runKind runs all rounds of one kind. A round that does not recover ends it: the cluster is kept as it is. What the rounds before an error
+// have shown is told all the same.
 func (b *bench) runKind(ctx context.Context, k kind, rounds int) (summary, error) {
-	s := summary{Kind: k.name}
 	var results []roundResult
-	for i := range rounds {
+	var broken error
+	for i := 0; i < rounds && broken == nil; i++ {
 		r, err := b.runRound(ctx, k, i+1)
 		if err != nil {
 			b.keep = b.keep || ctx.Err() == nil
-			return s, fmt.Errorf("%s, round %d: %w", k.name, i+1, err)
+			broken = fmt.Errorf("%s, round %d: %w", k.name, i+1, err)
+			break
 		}
 		if err := b.enc.Encode(r); err != nil {
-			return s, err
+			return summary{}, err
 		}
 		b.show(r)
-		results = append(results, r)
-		if len(r.Violations) > 0 {
-			b.keep = true
-		}
+		b.keep = b.keep || len(r.Violations) > 0 || !r.Recovered
 		if !r.Recovered {
-			b.keep = true
-			return s, fmt.Errorf("%s, round %d: no write was acknowledged within %s", k.name, i+1, recoverWithin)
+			broken = fmt.Errorf("%s, round %d: no write was acknowledged within %s", k.name, i+1, recoverWithin)
+			break
 		}
+		results = append(results, r)
 	}
-	s.add(results)
-	b.table(s, results)
-	return s, b.enc.Encode(s)
+	s := summarise(k, results)
+	if len(results) == 0 {
+		return s, broken
+	}
+	s.print(b.out, results)
+	if err := b.enc.Encode(s); err != nil {
+		return s, err
+	}
+	return s, broken
 }
 
 func (b *bench) show(r roundResult) {
 	fmt.Fprintf(b.out, "%-13s %3d  %s to %s: first write after %.0f ms, armed after %.0f ms, %d writes, errors: %d reads, %d writes, lost=%d\n",
 		r.Kind, r.Round, r.Primary, r.Survivor, r.FirstMS, r.ArmedMS, r.Writes, r.ReadErrors, r.WriteErrors, r.Lost)
+	if r.WatchesUnchecked != "" {
+		fmt.Fprintf(b.out, "    watches are not checked: %s\n", r.WatchesUnchecked)
+	}
+	for _, name := range clientNames {
+		if w := r.Watches[name]; w.Cancelled > 0 {
+			fmt.Fprintf(b.out, "    %d watches ended at the node of client %s: %s\n", w.Cancelled, name, strings.Join(w.Reasons, "; "))
+		}
+	}
 	for _, v := range r.Violations {
 		fmt.Fprintf(b.out, "    %s\n", v)
 	}
 }
 
-func (s *summary) add(results []roundResult) {
-	var first []float64
+func summarise(k kind, results []roundResult) summary {
+	s := summary{Kind: k.name, Clients: map[string]clientSummary{}, Watches: map[string]watchResult{}}
+	var gate []float64
 	for _, r := range results {
-		first = append(first, r.FirstMS)
 		s.Rounds++
+		s.Keys = r.Keys
 		s.Lost += r.Lost
 		s.ReadErrors += r.ReadErrors
 		s.WriteErrors += r.WriteErrors
-		s.violations += len(r.Violations)
+		s.Violations += len(r.Violations)
+		if r.WatchesUnchecked != "" {
+			s.Unchecked++
+		}
+		for at, w := range r.Watches {
+			sum := s.Watches[at]
+			sum.add(w)
+			s.Watches[at] = sum
+		}
+		promoted, ok1 := r.PhasesMS["promoted"]
+		open, ok2 := r.PhasesMS["gate_open"]
+		if ok1 && ok2 && open >= promoted {
+			gate = append(gate, open-promoted)
+		}
 	}
-	s.P50, s.P99, s.Max = quantiles(first)
+	s.P50, s.P99, s.Max = quantiles(column(results, func(r roundResult) float64 { return r.FirstMS }))
+	s.GateMS = quantityOf(gate)
+	for _, name := range clientNames {
+		s.Clients[name] = summariseClient(name, results)
+	}
+	return s
+}
+
+// column takes one number from each round.
+func column(results []roundResult, of func(roundResult) float64) []float64 {
+	var out []float64
+	for _, r := range results {
+		out = append(out, of(r))
+	}
+	return out
+}
+
+func summariseClient(name string, results []roundResult) clientSummary {
+	of := func(number func(clientResult) float64) quantity {
+		return quantityOf(column(results, func(r roundResult) float64 { return number(r.Clients[name]) }))
+	}
+	count := func(number func(clientResult) int) quantity {
+		return of(func(c clientResult) float64 { return float64(number(c)) })
+	}
+	first := column(results, func(r roundResult) float64 { return r.Clients[name].FirstMS })
+	found := slices.DeleteFunc(slices.Clone(first), func(ms float64) bool { return ms == 0 })
+	return clientSummary{
+		First: quantityOf(found), NoWrite: len(first) - len(found),
+		Longest:       of(func(c clientResult) float64 { return c.LongestMS }),
+		ReadErrors:    count(func(c clientResult) int { return c.ReadErrors }),
+		WriteErrors:   count(func(c clientResult) int { return c.WriteErrors }),
+		InFlight:      count(func(c clientResult) int { return c.InFlight }),
+		Beyond:        count(clientResult.errorsBeyond),
+		Unknown:       count(func(c clientResult) int { return c.Unknown }),
+		UnknownStored: count(func(c clientResult) int { return c.UnknownStored }),
+		ReadAttempts:  count(func(c clientResult) int { return c.ReadAttempts }),
+		WriteAttempts: count(func(c clientResult) int { return c.WriteAttempts }),
+	}
 }
 
 // quantiles are the 50th and 99th percentile (nearest rank) and the maximum.
@@ -79,44 +186,4 @@ func quantiles(v []float64) (p50, p99, most float64) {
 	v = slices.Sorted(slices.Values(v))
 	rank := func(p float64) float64 { return v[max(0, int(math.Ceil(p*float64(len(v))))-1)] }
 	return rank(0.5), rank(0.99), v[len(v)-1]
-}
-
-// table shows when each phase was reached, and how long it took after the one before.
-func (b *bench) table(s summary, results []roundResult) {
-	fmt.Fprintf(b.out, "\n%s: %d rounds, milliseconds\n", s.Kind, s.Rounds)
-	w := tabwriter.NewWriter(b.out, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "phase\tafter the blow: p50\tp99\tmax\tafter the phase before: p50\tp99\tmax\t")
-	row := func(name string, at, step []float64) {
-		p50, p99, most := quantiles(at)
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t", name, p50, p99, most)
-		if len(step) > 0 {
-			p50, p99, most = quantiles(step)
-			fmt.Fprintf(w, "%.0f\t%.0f\t%.0f\t", p50, p99, most)
-		}
-		fmt.Fprintln(w)
-	}
-	before := make([]float64, len(results))
-	for _, phase := range phases {
-		var at, step []float64
-		for i, r := range results {
-			if v, ok := r.PhasesMS[phase]; ok {
-				at, step = append(at, v), append(step, v-before[i])
-				before[i] = v
-			}
-		}
-		if len(at) > 0 {
-			row(phase, at, step)
-		}
-	}
-	var at, step []float64
-	for i, r := range results {
-		at, step = append(at, r.FirstMS), append(step, r.FirstMS-before[i])
-	}
-	name := "first write"
-	if slices.ContainsFunc(kinds, func(k kind) bool { return k.name == s.Kind && k.pause }) {
-		name, step = "longest pause", nil
-	}
-	row(name, at, step)
-	w.Flush()
-	fmt.Fprintf(b.out, "%s: p50 %.0f ms, p99 %.0f ms, max %.0f ms, lost=%d\n\n", s.Kind, s.P50, s.P99, s.Max, s.Lost)
 }
