@@ -137,17 +137,25 @@ func (e *fakeEngine) StartEngine(ctx context.Context, s Session) error {
 func (e *fakeEngine) StopEngine()                   { e.stops.Add(1) }
 func (e *fakeEngine) EngineFailed() <-chan struct{} { return e.failed }
 
-// fakePeer answers with state or err.
+// fakePeer answers with state or err, and counts the questions.
 type fakePeer struct {
 	pb.PeerClient
 	mu    sync.Mutex // guards the fields below
 	state *pb.NodeState
 	err   error
+	asked int
+}
+
+func (p *fakePeer) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
 }
 
 func (p *fakePeer) Exchange(context.Context, *pb.NodeState, ...grpc.CallOption) (*pb.NodeState, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked++
 	return p.state, p.err
 }
 

@@ -98,9 +98,11 @@ func TestForcedPromotion(t *testing.T) {
 			r.create(t, p, prefix+"lost")
 			must(t, r.KillNode(p))
 			r.start(t, standby)
-			if _, err := r.clients[standby].Get(t.Context(), prefix+"both"); err == nil {
+			soon, stop := context.WithTimeout(t.Context(), time.Second)
+			if _, err := r.clients[standby].Get(soon, prefix+"both"); err == nil {
 				t.Error("a node outside the in-sync set answered")
 			}
+			stop()
 			preview := r.force(t, standby)
 			t.Logf("preview: %v", preview)
 			if !r.has(t, standby, prefix+"both") || r.has(t, standby, prefix+"lost") {
