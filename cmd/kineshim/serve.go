@@ -136,7 +136,7 @@ func (n *node) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer peer.Close()
-	if err := n.build(pb.NewPeerClient(peer)); err != nil {
+	if err := n.build(peer); err != nil {
 		return err
 	}
 	defer n.endpoint.Close()
@@ -183,11 +183,11 @@ func (n *node) background(f func(context.Context) error) (stop func() error) {
 }
 
 // build makes the agent and the endpoint, which need each other.
-func (n *node) build(peer pb.PeerClient) error {
+func (n *node) build(peer *grpc.ClientConn) error {
 	var err error
 	n.agent = failover.New(failover.Config{
 		Self: n.cfg.Name, Other: n.cfg.Other(), Witness: n.cfg.WitnessName(), ServerID: n.id.ServerID, ClusterID: n.id.ClusterID,
-		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: peer,
+		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: pb.NewPeerClient(peer), PeerLink: peer,
 		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, Log: n.log,
 		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
 	})
