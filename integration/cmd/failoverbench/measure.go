@@ -42,6 +42,10 @@ type span struct {
 	kind         kind
 }
 
+// noticedWithin is when, after the blow, the outage has begun where the old primary lingers. The pause in which the cluster is paired again, later,
+// takes about as long as a quick failover: it is no part of it.
+const noticedWithin = time.Second
+
 // first is the time from the blow until the next write acknowledged through the client, and whether there was one. Where the old primary lingers
 // it is the end of the longest pause, or that pause's length.
 func (s span) first(entries []ledger.Entry, client string) (time.Duration, bool) {
@@ -50,6 +54,9 @@ func (s span) first(entries []ledger.Entry, client string) (time.Duration, bool)
 		return time.Duration(e.End - s.blow), ok
 	}
 	start, length := ledger.PauseAfter(entries, s.blow, s.until, client)
+	if noticed := s.blow + int64(noticedWithin); start > noticed {
+		start, length = ledger.PauseAfter(entries, s.blow, noticed, client)
+	}
 	end := start + int64(length)
 	if end >= s.until { // it may go on
 		var ok bool

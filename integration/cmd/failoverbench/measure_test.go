@@ -32,6 +32,19 @@ func TestNextWriteIsTheFirstBegunAfterASuddenBlow(t *testing.T) {
 	}
 }
 
+func TestPauseOfTheNextPairingIsNotTheOutages(t *testing.T) {
+	s := span{blow: 1000 * ms, struck: 1001 * ms, until: 4000 * ms, end: 9000 * ms, kind: kind{lingers: true}}
+	entries := []ledger.Entry{write(clientSurvivor, 995, 1010), write(clientSurvivor, 1011, 1090)}
+	for at := int64(1100); at < 4000; at += 50 {
+		if at < 3200 || at > 3300 {
+			entries = append(entries, write(clientSurvivor, at-20, at))
+		}
+	}
+	if d, ok := s.first(entries, clientSurvivor); !ok || d != 90*time.Millisecond {
+		t.Errorf("%v %v", d, ok)
+	}
+}
+
 func TestNextWriteEndsTheLongestPauseWhereTheOldPrimaryLingers(t *testing.T) {
 	s := span{blow: 1000 * ms, struck: 1001 * ms, until: 4000 * ms, end: 9000 * ms, kind: kind{lingers: true}}
 	entries := []ledger.Entry{
