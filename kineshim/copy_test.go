@@ -12,6 +12,7 @@ import (
 	pb "kineshim/proto"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -251,13 +252,21 @@ func TestReadsShareQuestionsAndAreNeverStale(t *testing.T) {
 	}
 }
 
-func TestAQuestionIsAnsweredOnlyBehindTheGate(t *testing.T) {
-	c := startCluster(t)
-	client := pb.NewReadsClient(dial(t, c.a.peer))
-	ask := func(ctx context.Context) error {
-		_, err := client.ReadIndex(ctx, &pb.ReadIndexRequest{})
+// askOnce asks one question on a line of its own.
+func askOnce(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := pb.NewReadsClient(conn).ReadIndex(ctx)
+	if err != nil {
 		return err
 	}
+	defer stream.CloseSend()
+	_ = stream.Send(&pb.ReadIndexRequest{}) // Recv says what is wrong
+	_, err = stream.Recv()
+	return err
+}
+
+func TestAQuestionIsAnsweredOnlyBehindTheGate(t *testing.T) {
+	c := startCluster(t)
+	ask := func(ctx context.Context) error { return askOnce(ctx, dial(t, c.a.peer)) }
 	if err := ask(soon(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -273,10 +282,39 @@ func TestAQuestionIsAnsweredOnlyBehindTheGate(t *testing.T) {
 	wantCode(t, ask(soon(t)), codes.Unavailable, "no contact to a majority")
 	c.a.gate.set(func(g *fakeGate) { g.closed = errors.New("closed") })
 	wantCode(t, ask(soon(t)), codes.Unavailable, "closed")
-	wantCode(t, func() error {
-		_, err := pb.NewReadsClient(dial(t, c.b.peer)).ReadIndex(soon(t), &pb.ReadIndexRequest{})
-		return err
-	}(), codes.Unavailable, "engine has not been started")
+	wantCode(t, askOnce(soon(t), dial(t, c.b.peer)), codes.Unavailable, "engine has not been started")
+}
+
+// TestALineThatBrokeOffWhileNobodyAskedCostsNoRead: questions share a stream, whose end nobody hears of before the next question.
+func TestALineThatBrokeOffWhileNobodyAskedCostsNoRead(t *testing.T) {
+	c := startCluster(t)
+	between := newMortal(t, c.a.peer, -1, -1)
+	c.b.follow(t, Route{Target: between.listener.Addr().String(), Node: "a", Epoch: c.epoch})
+	c.ledger.revision = 41
+	ask := func() {
+		t.Helper()
+		if revision, err := c.b.endpoint.asker.revision(soon(t)); err != nil || revision != 41 {
+			t.Errorf("revision %d, %v", revision, err)
+		}
+	}
+	ask()
+	first := c.b.endpoint.asker.line
+	ask()
+	if c.b.endpoint.asker.line != first {
+		t.Error("the second question was asked on another line")
+	}
+	between.sever()
+	target := between.listener.Addr().String()
+	eventually(t, "there is another connection", func() bool {
+		reachable := c.b.endpoint.conns.reachable(target) // which connects
+		between.mu.Lock()
+		defer between.mu.Unlock()
+		return reachable && len(between.conns) > 0
+	})
+	ask()
+	if c.b.endpoint.asker.line == first {
+		t.Error("the broken line is still used")
+	}
 }
 
 // TestAQuestionThatFailsIsAskedAgain: the read waits for the next primary, which may be this node.

@@ -2,7 +2,9 @@ package kineshim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -24,6 +26,9 @@ type asker struct {
 	mu   sync.Mutex // guards the fields below
 	next *question  // not sent yet; nil: none
 	busy bool       // a goroutine asks
+
+	// line belongs to the goroutine that asks; nil: there is none.
+	line *line
 }
 
 // question is one question. Its answer may be read when done is closed.
@@ -75,37 +80,93 @@ func (a *asker) run() {
 		if q == nil {
 			return
 		}
-		q.revision, q.err = a.endpoint.readIndex()
+		q.revision, q.err = a.ask()
 		close(q.done)
 	}
 }
 
-// readIndex asks once, whoever the primary is now.
-func (e *Endpoint) readIndex() (int64, error) {
-	route := e.opt.Router.Route()
+// line is a stream of questions to one primary in one epoch. A call for each question would cost more than the reads that share it.
+type line struct {
+	route  Route
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stream pb.Reads_ReadIndexClient
+}
+
+// ask asks once, whoever the primary is now.
+func (a *asker) ask() (int64, error) {
+	route := a.endpoint.opt.Router.Route()
 	if route.Target == "" {
+		a.hangUp()
 		return 0, Unavailable(noRoute(route))
 	}
-	conn, err := e.connected(route.Target)
-	if err != nil {
+	if l := a.line; l != nil && (l.ctx.Err() != nil || l.route.Done != route.Done && !samePrimary(l.route, route)) {
+		a.hangUp()
+	}
+	if l := a.line; l != nil {
+		revision, err := l.ask()
+		if err == nil || l.ctx.Err() != nil {
+			return revision, err
+		}
+		a.hangUp() // it may have broken off while nobody asked
+	}
+	var err error
+	if a.line, err = a.endpoint.openLine(route); err != nil {
 		return 0, err
 	}
-	ctx, stop := context.WithTimeout(e.life, questionBound)
-	defer stop()
+	revision, err := a.line.ask()
+	if err != nil {
+		a.hangUp()
+	}
+	return revision, err
+}
+
+// hangUp ends the line, if there is one.
+func (a *asker) hangUp() {
+	if a.line != nil {
+		a.line.cancel(nil)
+		a.line = nil
+	}
+}
+
+// openLine begins a stream of questions. It ends when the route leads elsewhere, or with the endpoint.
+func (e *Endpoint) openLine(route Route) (*line, error) {
+	conn, err := e.connected(route.Target)
+	if err != nil {
+		return nil, err
+	}
 	md := metadata.MD{}
 	mark(md, route.Epoch, Attempt{})
-	ctx, cancel := e.withRoute(metadata.NewOutgoingContext(ctx, md), route)
-	defer cancel(nil)
-	answer, err := pb.NewReadsClient(conn).ReadIndex(ctx, &pb.ReadIndexRequest{})
+	ctx, cancel := e.withRoute(metadata.NewOutgoingContext(e.life, md), route)
+	stream, err := pb.NewReadsClient(conn).ReadIndex(ctx)
+	if err != nil {
+		cancel(nil)
+		return nil, Unavailable(fmt.Sprintf("asking %s for its revision: %s", route.Target, status.Convert(err).Message()))
+	}
+	return &line{route, ctx, cancel, stream}, nil
+}
+
+// errSilent is the cause of the end of a line whose question was not answered in time.
+var errSilent = errors.New("the primary did not tell its revision in time")
+
+// ask sends one question and waits for its answer. After an error the line is of no use.
+func (l *line) ask() (int64, error) {
+	bound := time.AfterFunc(questionBound, func() { l.cancel(errSilent) })
+	defer bound.Stop()
+	// An error of Send says only that the stream has ended; Recv says why.
+	_ = l.stream.Send(&pb.ReadIndexRequest{})
+	answer, err := l.stream.Recv()
 	switch {
 	case err == nil:
 		return answer.Revision, nil
 	case status.Code(err) == codes.Unimplemented:
 		return 0, err
-	case routeEnded(ctx):
+	case routeEnded(l.ctx):
 		return 0, Unavailable(errRouteEnded.Error())
+	case errors.Is(context.Cause(l.ctx), errSilent):
+		return 0, Unavailable(errSilent.Error())
 	}
-	return 0, Unavailable(fmt.Sprintf("asking %s for its revision: %s", route.Target, status.Convert(err).Message()))
+	return 0, Unavailable(fmt.Sprintf("asking %s for its revision: %s", l.route.Target, status.Convert(err).Message()))
 }
 
 // reads serves the other node's questions.
@@ -118,26 +179,45 @@ type readsServer struct {
 // of the peer address.
 func (e *Endpoint) Reads() pb.ReadsServer { return readsServer{endpoint: e} }
 
-// ReadIndex answers with the revision of an engine that has it. Nothing is ever done by it, so any refusal says so.
-func (s readsServer) ReadIndex(ctx context.Context, _ *pb.ReadIndexRequest) (*pb.ReadIndexResponse, error) {
-	epoch, _, err := marks(ctx)
+// ReadIndex answers each question with the revision of an engine that has it. Nothing is ever done by it, so any refusal says so.
+func (s readsServer) ReadIndex(stream pb.Reads_ReadIndexServer) error {
+	epoch, _, err := marks(stream.Context())
 	if err != nil {
-		return nil, err
+		return err
 	}
+	for {
+		if _, err := stream.Recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		revision, err := s.revision(epoch)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&pb.ReadIndexResponse{Revision: revision}); err != nil {
+			return err
+		}
+	}
+}
+
+// revision is the newest durable one, if this node is the primary of the epoch; 0 stands for any epoch.
+func (s readsServer) revision(epoch uint64) (int64, error) {
 	token, session, err := s.endpoint.enter()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	if epoch != 0 && epoch != token.Epoch {
-		return nil, Unavailable(errOtherEpoch.Error())
+		return 0, Unavailable(errOtherEpoch.Error())
 	}
 	engine, ok := session.engine.(interface{ Revision() int64 })
 	if !ok {
-		return nil, status.Error(codes.Unimplemented, "the engine does not say its revision")
+		return 0, status.Error(codes.Unimplemented, "the engine does not say its revision")
 	}
 	revision := engine.Revision()
 	if err := s.endpoint.opt.Gate.Check(token); err != nil {
-		return nil, Unavailable(errTokenDead.Error() + ": " + err.Error())
+		return 0, Unavailable(errTokenDead.Error() + ": " + err.Error())
 	}
-	return &pb.ReadIndexResponse{Revision: revision}, nil
+	return revision, nil
 }

@@ -87,6 +87,16 @@ func (m *mortal) die() {
 	}
 }
 
+// sever ends the connections that there are; new ones are taken.
+func (m *mortal) sever() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.conns {
+		c.Close()
+	}
+	m.conns = nil
+}
+
 // pass passes bytes on until none are left to pass.
 func (m *mortal) pass(to, from net.Conn, left *atomic.Int64) {
 	buffer := make([]byte, 64<<10)

@@ -1968,9 +1968,9 @@ const file_kineshim_proto_rawDesc = "" +
 	"\fBeginRebuild\x12 .kineshim.v1.BeginRebuildRequest\x1a!.kineshim.v1.BeginRebuildResponse\x12G\n" +
 	"\n" +
 	"Switchover\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12J\n" +
-	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2S\n" +
-	"\x05Reads\x12J\n" +
-	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse2R\n" +
+	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2W\n" +
+	"\x05Reads\x12N\n" +
+	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse(\x010\x012R\n" +
 	"\vReplication\x12C\n" +
 	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xc1\x03\n" +
 	"\aControl\x12A\n" +

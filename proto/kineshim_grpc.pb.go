@@ -261,9 +261,10 @@ const (
 //
 // Reads is served on the node's peer address, by the primary.
 type ReadsClient interface {
-	// ReadIndex returns the newest revision that is durable, as of some moment of the call at which this node was the primary. A
-	// copy that has reached it may answer a linearizable read that began before the call.
-	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// ReadIndex answers each request with the newest revision that is durable, as of some moment between the request and the answer at
+	// which this node was the primary. A copy that has reached it may answer a linearizable read that began before the request was sent.
+	// One request is answered at a time, in order; the stream ends when this node is not the primary.
+	ReadIndex(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReadIndexRequest, ReadIndexResponse], error)
 }
 
 type readsClient struct {
@@ -274,15 +275,18 @@ func NewReadsClient(cc grpc.ClientConnInterface) ReadsClient {
 	return &readsClient{cc}
 }
 
-func (c *readsClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error) {
+func (c *readsClient) ReadIndex(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReadIndexRequest, ReadIndexResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReadIndexResponse)
-	err := c.cc.Invoke(ctx, Reads_ReadIndex_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Reads_ServiceDesc.Streams[0], Reads_ReadIndex_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[ReadIndexRequest, ReadIndexResponse]{ClientStream: stream}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Reads_ReadIndexClient = grpc.BidiStreamingClient[ReadIndexRequest, ReadIndexResponse]
 
 // ReadsServer is the server API for Reads service.
 // All implementations must embed UnimplementedReadsServer
@@ -290,9 +294,10 @@ func (c *readsClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts 
 //
 // Reads is served on the node's peer address, by the primary.
 type ReadsServer interface {
-	// ReadIndex returns the newest revision that is durable, as of some moment of the call at which this node was the primary. A
-	// copy that has reached it may answer a linearizable read that began before the call.
-	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// ReadIndex answers each request with the newest revision that is durable, as of some moment between the request and the answer at
+	// which this node was the primary. A copy that has reached it may answer a linearizable read that began before the request was sent.
+	// One request is answered at a time, in order; the stream ends when this node is not the primary.
+	ReadIndex(grpc.BidiStreamingServer[ReadIndexRequest, ReadIndexResponse]) error
 	mustEmbedUnimplementedReadsServer()
 }
 
@@ -303,8 +308,8 @@ type ReadsServer interface {
 // pointer dereference when methods are called.
 type UnimplementedReadsServer struct{}
 
-func (UnimplementedReadsServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+func (UnimplementedReadsServer) ReadIndex(grpc.BidiStreamingServer[ReadIndexRequest, ReadIndexResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReadIndex not implemented")
 }
 func (UnimplementedReadsServer) mustEmbedUnimplementedReadsServer() {}
 func (UnimplementedReadsServer) testEmbeddedByValue()               {}
@@ -327,23 +332,12 @@ func RegisterReadsServer(s grpc.ServiceRegistrar, srv ReadsServer) {
 	s.RegisterService(&Reads_ServiceDesc, srv)
 }
 
-func _Reads_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReadIndexRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(ReadsServer).ReadIndex(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Reads_ReadIndex_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ReadsServer).ReadIndex(ctx, req.(*ReadIndexRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+func _Reads_ReadIndex_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ReadsServer).ReadIndex(&grpc.GenericServerStream[ReadIndexRequest, ReadIndexResponse]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Reads_ReadIndexServer = grpc.BidiStreamingServer[ReadIndexRequest, ReadIndexResponse]
 
 // Reads_ServiceDesc is the grpc.ServiceDesc for Reads service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -351,13 +345,15 @@ func _Reads_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(int
 var Reads_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "kineshim.v1.Reads",
 	HandlerType: (*ReadsServer)(nil),
-	Methods: []grpc.MethodDesc{
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
 		{
-			MethodName: "ReadIndex",
-			Handler:    _Reads_ReadIndex_Handler,
+			StreamName:    "ReadIndex",
+			Handler:       _Reads_ReadIndex_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
 	Metadata: "kineshim.proto",
 }
 

@@ -162,7 +162,8 @@ func (c *Cluster) freeze(node string, pids func(string) []int) error {
 			_ = syscall.Kill(pid, syscall.SIGSTOP) // it may be gone
 		}
 		for _, pid := range pids(node) {
-			if s := state(pid); s != "T" && s != "t" && s != "" {
+			// Z: it has ended, and whoever would reap it is stopped.
+			if s := state(pid); s != "T" && s != "t" && s != "Z" && s != "" {
 				return false, fmt.Sprintf("process %d is in state %s", pid, s)
 			}
 		}
