@@ -71,9 +71,9 @@ $(TOOLS)/staticcheck: tools/go.mod tools/go.sum
 	@touch $@
 
 .PHONY: failover-bench
-failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-group,kill-node,kill-postgres,silent,switchover, KEYS=n keys in the store, results in OUT=failover.jsonl
+failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-group,kill-node,kill-postgres,silent,switchover, KEYS=n keys in the store, BUSY=10m all cores busy first, results in OUT=failover.jsonl
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/failoverbench
-	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/failoverbench --rounds $(or $(ROUNDS),50) --out $(or $(OUT),failover.jsonl) $(if $(KINDS),--kinds $(KINDS)) $(if $(KEYS),--keys $(KEYS))
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/failoverbench --rounds $(or $(ROUNDS),50) --out $(or $(OUT),failover.jsonl) $(if $(KINDS),--kinds $(KINDS)) $(if $(KEYS),--keys $(KEYS)) $(if $(BUSY),--busy $(BUSY))
 
 .PHONY: bench
 bench: setup build ## kineshim beside etcd and kine: QUICK=1 for what is to be reached, in 6 minutes; results in OUT=bench.jsonl

@@ -49,6 +49,8 @@ type Options struct {
 	Engine string
 	// Prefer are the ports to take if they are free, by node. 0 and nil: any free ones.
 	Prefer map[string]Ports
+	// Settings are more settings for both nodes' postgresql.conf.
+	Settings map[string]string
 }
 
 // Cluster is a cluster in a directory. Its methods may be called from several goroutines, but what is done to one node must be done by

@@ -97,6 +97,8 @@ members:
 {{- range $name, $p := .Ports}}
   {{$name}}: {raft: "127.0.0.1:{{$p.Raft}}"{{if $p.Peer}}, peer: "127.0.0.1:{{$p.Peer}}", postgres: "127.0.0.1:{{$p.Postgres}}"{{end}}}
 {{- end}}
+postgres:
+  settings: { {{- range $name, $value := .Settings}} {{$name}}: {{printf "%q" $value}}, {{end -}} }
 log: {level: info, format: {{.LogFormat}}}
 `))
 
@@ -122,7 +124,8 @@ func (c *Cluster) writeConfigs() error {
 		if err := t.Execute(&b, struct {
 			Node, Dir, LogFormat, Engine string
 			Ports                        map[string]Ports
-		}{node, c.dir, format, c.opts.Engine, c.plan.Ports}); err != nil {
+			Settings                     map[string]string
+		}{node, c.dir, format, c.opts.Engine, c.plan.Ports, c.opts.Settings}); err != nil {
 			return fmt.Errorf("write configuration of %s: %w", node, err)
 		}
 		if err := os.WriteFile(c.configPath(node), []byte(b.String()), 0o644); err != nil {

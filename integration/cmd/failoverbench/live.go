@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -20,9 +21,9 @@ type liveHistory struct {
 	err     error          // valid after running
 }
 
-// start begins to watch everything below the prefix after a revision, until ctx ends at the latest.
-func (l *liveHistory) start(ctx context.Context, c *clientv3.Client, prefix string, after int64) {
-	ctx, l.stop = context.WithTimeout(ctx, loadAtMost+checkWithin)
+// start begins to watch everything below the prefix after a revision, until ctx or the time ends at the latest.
+func (l *liveHistory) start(ctx context.Context, c *clientv3.Client, prefix string, after int64, longest time.Duration) {
+	ctx, l.stop = context.WithTimeout(ctx, longest)
 	l.running.Go(func() {
 		defer l.stop()
 		l.history, l.err = ledger.WatchUntil(ctx, "history watched by a client of both nodes", c, prefix, after, l.mark.Load)

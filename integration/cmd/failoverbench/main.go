@@ -43,6 +43,7 @@ type options struct {
 	rounds int
 	keys   int
 	steady bool
+	busy   time.Duration
 	out    string
 }
 
@@ -50,14 +51,18 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("failoverbench", flag.ContinueOnError)
 	o := options{}
 	flags.IntVar(&o.rounds, "rounds", 50, "how often each kind is tried")
-	wanted := flags.String("kinds", strings.Join(kindNames(), ","), "what is done to the primary")
+	wanted := flags.String("kinds", strings.Join(kindNames(), ","), "what is done to the primary; none: nothing")
 	flags.StringVar(&o.out, "out", "failover.jsonl", "file for the results, one JSON object per line")
 	flags.IntVar(&o.keys, "keys", 0, "load so many keys of 300 bytes first")
 	flags.BoolVar(&o.steady, "steady", true, "measure watches and reads on both nodes first")
+	flags.DurationVar(&o.busy, "busy", 0, "first keep all cores busy for so long: nothing may fail over")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	for _, name := range strings.Split(*wanted, ",") {
+		if name == "none" {
+			continue
+		}
 		i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })
 		if i < 0 {
 			return o, fmt.Errorf("no kind %q; there are %s", name, strings.Join(kindNames(), ", "))
@@ -77,7 +82,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer results.Close()
-	b, err := newBench(ctx, stdout, json.NewEncoder(results))
+	var settings map[string]string
+	if o.busy > 0 {
+		settings = map[string]string{"checkpoint_timeout": busyCheckpoints}
+	}
+	b, err := newBench(ctx, stdout, json.NewEncoder(results), settings)
 	if err != nil {
 		return err
 	}
@@ -94,6 +103,11 @@ func (b *bench) run(ctx context.Context, o options) error {
 	}
 	if o.steady && err == nil {
 		goals, err = b.runSteady(ctx)
+	}
+	if o.busy > 0 && err == nil {
+		var reached []goal
+		reached, err = b.runBusy(ctx, o.busy)
+		goals = append(goals, reached...)
 	}
 	for _, k := range o.kinds {
 		if err != nil {
@@ -127,7 +141,7 @@ type bench struct {
 	keep   bool
 }
 
-func newBench(ctx context.Context, out io.Writer, enc *json.Encoder) (*bench, error) {
+func newBench(ctx context.Context, out io.Writer, enc *json.Encoder, settings map[string]string) (*bench, error) {
 	binDir, err := os.MkdirTemp("", "kineshim-bin-")
 	if err != nil {
 		return nil, err
@@ -135,7 +149,7 @@ func newBench(ctx context.Context, out io.Writer, enc *json.Encoder) (*bench, er
 	b := &bench{binDir: binDir, out: out, enc: enc}
 	binaries, err := cluster.Build(ctx, binDir)
 	if err == nil {
-		err = b.newCluster(ctx, binaries)
+		err = b.newCluster(ctx, binaries, settings)
 	}
 	if err != nil {
 		b.close()
@@ -144,7 +158,7 @@ func newBench(ctx context.Context, out io.Writer, enc *json.Encoder) (*bench, er
 	return b, nil
 }
 
-func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries) error {
+func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries, settings map[string]string) error {
 	dir, err := os.MkdirTemp("/tmp", "kineshim-bench-")
 	if err != nil {
 		return err
@@ -152,7 +166,7 @@ func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries) error
 	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's OS user must come through
 		return err
 	}
-	if b.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: binaries, JSONLogs: true}); err != nil {
+	if b.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: binaries, JSONLogs: true, Settings: settings}); err != nil {
 		os.RemoveAll(dir)
 		return err
 	}

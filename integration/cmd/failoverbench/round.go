@@ -17,7 +17,7 @@ const (
 	warmUp        = 700 * time.Millisecond
 	coolDown      = 500 * time.Millisecond
 	recoverWithin = 60 * time.Second
-	loadAtMost    = 5 * time.Minute
+	loadAtMost    = 5 * time.Minute // of a round
 	checkWithin   = time.Minute
 )
 
@@ -60,6 +60,7 @@ type measurement struct {
 	watches  watches
 	live     liveHistory
 	from     int64
+	longest  time.Duration             // bounds the load
 	blow     time.Time                 // before the first signal
 	struck   time.Time                 // after the signals
 	known    time.Duration             // after the blow: the loss was noticed
@@ -71,25 +72,40 @@ type measurement struct {
 
 // runRound does one round: from armed to armed.
 func (b *bench) runRound(ctx context.Context, k kind, number int) (roundResult, error) {
-	b.round++
-	primary, err := b.c.WaitPrimary(ctx)
+	m, err := b.newMeasurement(ctx, k, loadAtMost)
 	if err != nil {
 		return roundResult{}, err
 	}
-	m := &measurement{b: b, k: k, primary: primary, survivor: cluster.Other(primary), prefix: fmt.Sprintf("/registry/bench/%04d/", b.round)}
-	m.result = roundResult{Kind: k.name, Round: number, Keys: b.keys, Primary: m.primary, Survivor: m.survivor}
-	if m.rec, err = ledger.NewRecorder(b.recordPath()); err != nil {
-		return m.result, err
-	}
-	defer m.rec.Close()
-	if m.clients, err = dialClients(b.c, m.survivor, m.primary); err != nil {
-		return m.result, err
-	}
-	defer m.clients.close()
-	return m.result, errors.Join(m.run(ctx), ctx.Err())
+	defer m.close()
+	m.result.Round = number
+	return m.result, errors.Join(m.run(ctx, m.strikeAndHeal), ctx.Err())
 }
 
-func (m *measurement) run(ctx context.Context) error {
+// newMeasurement connects the clients of a measurement whose load lasts so long at most.
+func (b *bench) newMeasurement(ctx context.Context, k kind, longest time.Duration) (*measurement, error) {
+	b.round++
+	primary, err := b.c.WaitPrimary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := &measurement{b: b, k: k, longest: longest, primary: primary, survivor: cluster.Other(primary), prefix: fmt.Sprintf("/registry/bench/%04d/", b.round)}
+	m.result = roundResult{Kind: k.name, Keys: b.keys, Primary: m.primary, Survivor: m.survivor}
+	if m.rec, err = ledger.NewRecorder(b.recordPath()); err != nil {
+		return nil, err
+	}
+	if m.clients, err = dialClients(b.c, m.survivor, m.primary); err != nil {
+		return nil, errors.Join(err, m.rec.Close())
+	}
+	return m, nil
+}
+
+func (m *measurement) close() {
+	_ = m.clients.close() // they are not needed any more
+	_ = m.rec.Close()
+}
+
+// run has clients work and watch while something is done to the cluster, and checks what they were told.
+func (m *measurement) run(ctx context.Context, do func(context.Context) error) error {
 	if err := m.begin(ctx); err != nil {
 		return err
 	}
@@ -97,7 +113,7 @@ func (m *measurement) run(ctx context.Context) error {
 	defer m.live.wait()
 	defer stopWatching()
 	defer m.watches.close()
-	m.live.start(watchCtx, m.clients[clientBoth].Client, m.prefix, m.from)
+	m.live.start(watchCtx, m.clients[clientBoth].Client, m.prefix, m.from, m.longest+checkWithin)
 	if err := m.watches.open(watchCtx, m.b.c, m.watched(), m.prefix, m.from); err != nil {
 		return err
 	}
@@ -105,7 +121,7 @@ func (m *measurement) run(ctx context.Context) error {
 	defer stopLoad()
 	done := make(chan error, 1)
 	go func() { done <- m.load().Run(loadCtx) }()
-	err := m.strikeAndHeal(ctx)
+	err := do(ctx)
 	stopLoad()
 	if err := errors.Join(err, <-done); err != nil {
 		return err
@@ -136,7 +152,7 @@ func (m *measurement) watched() map[string]string {
 }
 
 func (m *measurement) load() *ledger.Load {
-	l := &ledger.Load{Recorder: m.rec, Prefix: m.prefix, Duration: loadAtMost, Timeout: requestWithin, Think: think, RenewEvery: renewEvery, Seed: uint64(m.b.round)}
+	l := &ledger.Load{Recorder: m.rec, Prefix: m.prefix, Duration: m.longest, Timeout: requestWithin, Think: think, RenewEvery: renewEvery, Seed: uint64(m.b.round)}
 	for _, name := range clientNames {
 		ep := m.clients.endpoint(name)
 		for range workersOf[name] {
