@@ -72,6 +72,8 @@ type Engine interface {
 	Drain(ctx context.Context)
 	// StopEngine returns when no request is under way any more.
 	StopEngine()
+	// UnknownOutcomes counts, since this process's start, the clients' requests that ended without saying whether they were done.
+	UnknownOutcomes() uint64
 	// EngineFailed is closed when the current engine is broken; nil without one.
 	EngineFailed() <-chan struct{}
 }

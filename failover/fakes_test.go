@@ -134,6 +134,7 @@ func (e *fakeEngine) StartEngine(ctx context.Context, s Session) error {
 	}
 	return e.start(ctx)
 }
+func (e *fakeEngine) UnknownOutcomes() uint64       { return 0 }
 func (e *fakeEngine) StopEngine()                   { e.stops.Add(1) }
 func (e *fakeEngine) EngineFailed() <-chan struct{} { return e.failed }
 

@@ -127,11 +127,12 @@ type NodeState struct {
 	Streaming    bool      `protobuf:"varint,27,opt,name=streaming,proto3" json:"streaming,omitempty"`                           // standby: the walreceiver is connected
 	Progress     *Progress `protobuf:"bytes,28,opt,name=progress,proto3" json:"progress,omitempty"`
 	// The gate.
-	GateOpen     bool   `protobuf:"varint,40,opt,name=gate_open,json=gateOpen,proto3" json:"gate_open,omitempty"`
-	GateReason   string `protobuf:"bytes,41,opt,name=gate_reason,json=gateReason,proto3" json:"gate_reason,omitempty"`     // why it is closed
-	WantsRelief  bool   `protobuf:"varint,42,opt,name=wants_relief,json=wantsRelief,proto3" json:"wants_relief,omitempty"` // primary: please take over
-	ReliefReason string `protobuf:"bytes,43,opt,name=relief_reason,json=reliefReason,proto3" json:"relief_reason,omitempty"`
-	StandbyGates bool   `protobuf:"varint,44,opt,name=standby_gates,json=standbyGates,proto3" json:"standby_gates,omitempty"` // primary: every commit waits for the standby, and has been proved to
+	GateOpen        bool   `protobuf:"varint,40,opt,name=gate_open,json=gateOpen,proto3" json:"gate_open,omitempty"`
+	GateReason      string `protobuf:"bytes,41,opt,name=gate_reason,json=gateReason,proto3" json:"gate_reason,omitempty"`     // why it is closed
+	WantsRelief     bool   `protobuf:"varint,42,opt,name=wants_relief,json=wantsRelief,proto3" json:"wants_relief,omitempty"` // primary: please take over
+	ReliefReason    string `protobuf:"bytes,43,opt,name=relief_reason,json=reliefReason,proto3" json:"relief_reason,omitempty"`
+	StandbyGates    bool   `protobuf:"varint,44,opt,name=standby_gates,json=standbyGates,proto3" json:"standby_gates,omitempty"`          // primary: every commit waits for the standby, and has been proved to
+	UnknownOutcomes uint64 `protobuf:"varint,45,opt,name=unknown_outcomes,json=unknownOutcomes,proto3" json:"unknown_outcomes,omitempty"` // clients' writes at this node, since its start, that ended without saying whether they were done
 	// Raft.
 	Leader           bool   `protobuf:"varint,50,opt,name=leader,proto3" json:"leader,omitempty"`
 	Term             uint64 `protobuf:"varint,51,opt,name=term,proto3" json:"term,omitempty"`
@@ -331,6 +332,13 @@ func (x *NodeState) GetStandbyGates() bool {
 		return x.StandbyGates
 	}
 	return false
+}
+
+func (x *NodeState) GetUnknownOutcomes() uint64 {
+	if x != nil {
+		return x.UnknownOutcomes
+	}
+	return 0
 }
 
 func (x *NodeState) GetLeader() bool {
@@ -1821,7 +1829,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"elapsed_ms\x18\x04 \x01(\x03R\telapsedMs\x12\x12\n" +
-	"\x04step\x18\x05 \x01(\tR\x04step\"\xf8\x06\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\"\xa3\a\n" +
 	"\tNodeState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x18\n" +
@@ -1849,7 +1857,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"gateReason\x12!\n" +
 	"\fwants_relief\x18* \x01(\bR\vwantsRelief\x12#\n" +
 	"\rrelief_reason\x18+ \x01(\tR\freliefReason\x12#\n" +
-	"\rstandby_gates\x18, \x01(\bR\fstandbyGates\x12\x16\n" +
+	"\rstandby_gates\x18, \x01(\bR\fstandbyGates\x12)\n" +
+	"\x10unknown_outcomes\x18- \x01(\x04R\x0funknownOutcomes\x12\x16\n" +
 	"\x06leader\x182 \x01(\bR\x06leader\x12\x12\n" +
 	"\x04term\x183 \x01(\x04R\x04term\x12\"\n" +
 	"\rlease_left_ms\x184 \x01(\x03R\vleaseLeftMs\x12,\n" +

@@ -96,6 +96,7 @@ func (e engine) StartEngine(ctx context.Context, s failover.Session) error {
 
 func (e engine) Drain(ctx context.Context)     { e.e.Drain(ctx) }
 func (e engine) StopEngine()                   { e.e.StopEngine() }
+func (e engine) UnknownOutcomes() uint64       { return e.e.UnknownOutcomes() }
 func (e engine) EngineFailed() <-chan struct{} { return e.e.EngineFailed() }
 
 // postgresConfig is the local PostgreSQL as configured.

@@ -194,6 +194,9 @@ func nodeNotes(n *proto.NodeStatus) []string {
 	if s := n.GetState(); s.GetRoleReason() != "" {
 		notes = append(notes, s.GetRole()+": "+s.GetRoleReason())
 	}
+	if unknown := n.GetState().GetUnknownOutcomes(); unknown > 0 {
+		notes = append(notes, fmt.Sprintf("writes whose outcome its clients were not told, since its start: %d", unknown))
+	}
 	return notes
 }
 

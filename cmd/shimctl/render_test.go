@@ -34,3 +34,14 @@ func TestPreviewNamesTheNewestWrite(t *testing.T) {
 		t.Errorf("age of the newest write is missing:\n%s", text)
 	}
 }
+
+func TestUnknownOutcomesAreShownWhereThereAreAny(t *testing.T) {
+	const words = "outcome its clients were not told"
+	if text := renderStatus(paired()); strings.Contains(text, words) {
+		t.Errorf("without any:\n%s", text)
+	}
+	text := renderStatus(variant(paired, func(st *proto.StatusResponse) { st.Nodes[1].State.UnknownOutcomes = 3 }))
+	if !strings.Contains(text, "b: writes whose "+words+", since its start: 3") {
+		t.Errorf("with 3:\n%s", text)
+	}
+}
