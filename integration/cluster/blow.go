@@ -144,6 +144,27 @@ func (c *Cluster) FreezeKineshim(node string) error {
 // FreezePostgres stops all processes of PostgreSQL on the node.
 func (c *Cluster) FreezePostgres(node string) error { return c.freeze(node, c.PostgresPIDs) }
 
+// FreezeProcess stops the one process of the node's PostgreSQL, or its postmaster, that FindPostgres finds. FreezeNode's ThawNode lets it go on.
+func (c *Cluster) FreezeProcess(node, what string) error {
+	return c.freeze(node, func(node string) []int {
+		pid, err := c.FindPostgres(node, what)
+		if err != nil {
+			return nil
+		}
+		return []int{pid}
+	})
+}
+
+// FindPostgres is the process of the node's PostgreSQL whose title says that it is a walsender, a walreceiver, a checkpointer and so on, as in ps.
+func (c *Cluster) FindPostgres(node, what string) (int, error) {
+	for _, pid := range c.PostgresPIDs(node) {
+		if title := commandLine(pid); strings.HasPrefix(title, "postgres: ") && strings.Contains(title, ": "+what) {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("node %s has no %s", node, what)
+}
+
 func (c *Cluster) freeze(node string, pids func(string) []int) error {
 	list := pids(node)
 	if len(list) == 0 || list[0] == 0 {
