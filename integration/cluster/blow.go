@@ -204,6 +204,11 @@ func (c *Cluster) ThawNode(node string) error {
 	return errors.Join(errs...)
 }
 
+// Frozen says whether any process of the node is stopped.
+func (c *Cluster) Frozen(node string) bool {
+	return slices.ContainsFunc(c.PIDs(node), func(pid int) bool { return state(pid) == "T" })
+}
+
 // PIDs are those of the node's own process, first, its descendants, and PostgreSQL's.
 func (c *Cluster) PIDs(node string) []int {
 	var out []int

@@ -43,6 +43,13 @@ func (s *Site) AddDisk(name string, bytes int64) (*Disk, error) {
 	return d, os.Chmod(d.Path, 0o755)
 }
 
+// Disk is the disk of that name; nil if there is none.
+func (s *Site) Disk(name string) *Disk {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.disks[name]
+}
+
 // Mount mounts it. An error found on it makes it read-only, as Debian's installer sets it up.
 func (d *Disk) Mount() error {
 	_, err := command("mount", "-o", "loop,errors=remount-ro", d.image, d.Path)
@@ -61,6 +68,14 @@ func (d *Disk) Repair() error {
 		return err
 	}
 	if out, err := command("e2fsck", "-f", "-y", d.image); err != nil && !strings.Contains(out, "FILE SYSTEM WAS MODIFIED") && !strings.Contains(out, "recovering journal") {
+		return err
+	}
+	return d.Mount()
+}
+
+// Remount is what a reboot does after a power cut: what was flushed is there, and the journal is replayed.
+func (d *Disk) Remount() error {
+	if err := d.Unmount(); err != nil {
 		return err
 	}
 	return d.Mount()

@@ -86,11 +86,17 @@ func (s *Site) SetInterface(host string, up bool) error {
 // SetPorts takes all the switch's ports down, as when it reboots, or up again: the hosts see their links without carrier.
 func (s *Site) SetPorts(up bool) error {
 	for _, h := range s.hosts {
-		if _, err := command("ip", "-n", s.namespace(Switch), "link", "set", "dev", h, state(up)); err != nil {
+		if err := s.SetPort(h, up); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// SetPort takes the switch's port of one host down, or up again: its cable is pulled.
+func (s *Site) SetPort(host string, up bool) error {
+	_, err := command("ip", "-n", s.namespace(Switch), "link", "set", "dev", host, state(up))
+	return err
 }
 
 func state(up bool) string {
