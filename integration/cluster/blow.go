@@ -144,7 +144,16 @@ func (c *Cluster) FreezeKineshim(node string) error {
 // FreezePostgres stops all processes of PostgreSQL on the node.
 func (c *Cluster) FreezePostgres(node string) error { return c.freeze(node, c.PostgresPIDs) }
 
-// FreezeProcess stops the one process of the node's PostgreSQL, or its postmaster, that FindPostgres finds. FreezeNode's ThawNode lets it go on.
+// FreezePostmaster stops PostgreSQL's first process only: sessions that are open go on, new ones find an open port and silence.
+func (c *Cluster) FreezePostmaster(node string) error {
+	pid, err := c.Postmaster(node)
+	if err != nil {
+		return fmt.Errorf("freeze postmaster: %w", err)
+	}
+	return c.freeze(node, func(string) []int { return []int{pid} })
+}
+
+// FreezeProcess stops the one process of the node's PostgreSQL that FindPostgres finds.
 func (c *Cluster) FreezeProcess(node, what string) error {
 	return c.freeze(node, func(node string) []int {
 		pid, err := c.FindPostgres(node, what)

@@ -12,7 +12,7 @@ const (
 )
 
 // Rows are the rows of the failure matrix, in its order. A is the primary, B the standby, W the witness.
-var Rows = slices.Concat(processRows, networkRows, diskRows)
+var Rows = slices.Concat(processRows, networkRows, diskRows, sequenceRows)
 
 // RowOf is the row with the number; nil if there is none.
 func RowOf(number string) *Row {
@@ -78,8 +78,8 @@ var diskRows = []Row{
 	{Number: "40", Failure: "W's disk wiped, same identity comes back", Right: "it does not vote until re-enrolled", Serves: "A", Lacks: needsIdent},
 	{Number: "41", Failure: "W restored from an old image", Right: "refused: peers know a later incarnation", Serves: "A", Lacks: needsIdent},
 	{Number: "42", Failure: "A or B restored from an old image", Right: "refused as primary: epoch, timeline or LSN below the Raft record", Serves: "other", Lacks: needsIdent},
-	{Number: "43", Failure: "B's data directory lost", Right: "re-clone by itself", Serves: soloA},
-	{Number: "44", Failure: "A's data directory lost", Right: "promote B; A re-clones", Serves: "B"},
+	{Number: "43", Failure: "B's data directory lost", Right: "re-clone by itself", Serves: soloA, Run: standbyDataLost},
+	{Number: "44", Failure: "A's data directory lost", Right: "promote B; A re-clones", Serves: "B", Run: primaryDataLost},
 	{Number: "45", Failure: "checksum failure in A's table", Right: "alarm, switch over, re-clone A", Serves: "B"},
 	{Number: "46", Failure: "replication slot lost", Right: "re-clone B; A's disk never fills because of B", Serves: soloA},
 	{Number: "47", Failure: "certificates expired", Right: "warned 30 days before; renewed by any live node", Serves: "A", Lacks: needsTLS},

@@ -40,6 +40,17 @@ func (s *Site) Cut(cuts ...Cut) error {
 	return s.apply()
 }
 
+// SetCuts makes these the only cuts, all at one moment.
+func (s *Site) SetCuts(cuts ...Cut) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.cuts)
+	for _, c := range cuts {
+		s.cuts[c.rule()] = c
+	}
+	return s.apply()
+}
+
 // Heal removes all cuts, at one moment.
 func (s *Site) Heal() error {
 	s.mu.Lock()
