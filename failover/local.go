@@ -302,6 +302,8 @@ func (a *Agent) nodeState() *pb.NodeState {
 		GateOpen: a.gate.answers() || a.draining(&in), GateReason: a.raft.plan.Closed, StandbyGates: in.Local.Proven && !in.Local.Solo && in.Local.Role == decide.Primary, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
 		Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
+	d := in.Local.Disk
+	s.DiskTrouble, s.DiskLow, s.DiskRoomy, s.DiskFull, s.DiskFailing, s.DataDamaged = a.trouble(), d.Low, d.Roomy, d.Full, d.Failing, d.Damaged
 	_, s.AppliedIndex = a.store.Record()
 	if !s.GateOpen && s.GateReason == "" {
 		s.GateReason = ErrNoLease.Error()

@@ -63,6 +63,7 @@ func NotArmed(in *Input) []string {
 		if in.peerFresh() {
 			add(p.Role == Absent || p.Role == Broken, "the standby "+in.Other+" has no whole copy of the data yet")
 			add(p.Role == Stopped, "PostgreSQL on the standby "+in.Other+" does not run")
+			add(p.Disk.mayNotGate() != "", "of the standby "+in.Other+": "+p.Disk.mayNotGate())
 			add(p.Role == Standby && !p.Streaming, "the standby "+in.Other+" does not stream from the primary yet")
 			add(p.Role == Standby && p.Streaming && in.Local.LagBytes > joinLagBytes, "the standby "+in.Other+" is still catching up")
 		}

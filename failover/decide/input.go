@@ -93,6 +93,7 @@ type Local struct {
 	StartFailures int
 	// RewoundEpoch is the epoch in which a rewind was last tried, so that it is tried once.
 	RewoundEpoch uint64
+	Disk         Disk
 
 	// The rest is of a primary.
 
@@ -138,6 +139,7 @@ type Peer struct {
 	Relief bool
 	// Leaving: it is being stopped.
 	Leaving bool
+	Disk    Disk
 	// NotReadyFor is for how long it has been saying that its PostgreSQL does not run.
 	NotReadyFor time.Duration
 }
@@ -203,7 +205,7 @@ func (in *Input) peerFresh() bool { return in.Peer.Age <= in.Timing.Silence && !
 
 // CanHandOver: as far as this primary knows, the other node would be promoted at once.
 func (in *Input) CanHandOver() bool {
-	return in.Record.Paired() && in.Record.InSyncHas(in.Other) && in.peerFresh() && !in.Peer.Leaving &&
+	return in.Record.Paired() && in.Record.InSyncHas(in.Other) && in.peerFresh() && !in.Peer.Leaving && in.Peer.Disk.unfit() == "" &&
 		in.Peer.Role == Standby && in.Peer.Whole && in.Peer.SystemID == in.Record.SystemID && in.Peer.Timeline == in.Record.Timeline
 }
 
@@ -216,7 +218,7 @@ func (in *Input) peerServes() bool {
 // standbyEligible: the other node's PostgreSQL keeps up with this primary, and may begin to gate its commits.
 func (in *Input) standbyEligible() bool {
 	l, p := &in.Local, &in.Peer
-	return in.peerFresh() && !p.Leaving && p.Role == Standby && p.Whole && p.Epoch == in.Record.Epoch && p.SystemID == in.Record.SystemID &&
+	return in.peerFresh() && !p.Leaving && p.Disk.mayNotGate() == "" && p.Role == Standby && p.Whole && p.Epoch == in.Record.Epoch && p.SystemID == in.Record.SystemID &&
 		p.Streaming && p.Timeline == l.Timeline && in.Record.Timeline == l.Timeline && l.Timeline != 0 &&
 		l.StandbyStreams && l.StandbyStalled == 0 && l.LagBytes <= joinLagBytes && !l.Granted
 }
