@@ -24,6 +24,6 @@ var sequenceRows = []Row{
 	{Number: "66", Failure: "A solo, W wiped, A lost, B and blank W up", Right: "down", Serves: "none", Lacks: needsIdent},
 	{Number: "67", Failure: "partition heals while the old primary still believes", Right: "the higher epoch wins; the old tail (never acknowledged) is kept aside for inspection, then discarded", Serves: "B", Run: partitionHeals},
 	{Number: "68", Failure: "A crashes during a switchover", Right: "B completes it, or A stays primary; never neither for longer than a failover", Serves: "one", Run: crashDuringSwitchover},
-	{Number: "69", Failure: "an operator runs pg_ctl promote on B by hand", Right: "kineshim refuses to serve from it; B is rebuilt", Serves: "A"},
+	{Number: "69", Failure: "an operator runs pg_ctl promote on B by hand", Right: "kineshim refuses to serve from it; B is rebuilt", Serves: "A", Run: promotedByHand},
 	{Number: "70", Failure: "A and B power-cycled again and again", Right: "back-off; a node outside the in-sync set is never promoted", Serves: "per record", Run: powerCycled},
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,8 @@ import (
 // Disk is a small ext4 file system of a host's own, in a file. Its methods are for one goroutine at a time.
 type Disk struct {
 	image string
+	// copies counts the disks that have taken its place.
+	copies int
 	// Path is where it is mounted.
 	Path string
 }
@@ -64,7 +67,7 @@ func (d *Disk) Unmount() error {
 
 // Repair makes a broken file system usable again, as an operator does after having stopped all that used it.
 func (d *Disk) Repair() error {
-	if err := d.Unmount(); err != nil {
+	if err := d.detach(); err != nil {
 		return err
 	}
 	if out, err := command("e2fsck", "-f", "-y", d.image); err != nil && !strings.Contains(out, "FILE SYSTEM WAS MODIFIED") && !strings.Contains(out, "recovering journal") {
@@ -75,10 +78,47 @@ func (d *Disk) Repair() error {
 
 // Remount is what a reboot does after a power cut: what was flushed is there, and the journal is replayed.
 func (d *Disk) Remount() error {
-	if err := d.Unmount(); err != nil {
+	if err := d.detach(); err != nil {
 		return err
 	}
 	return d.Mount()
+}
+
+// detachWithin is how long the kernel may take to let go of an unmounted file system.
+const detachWithin = 2 * time.Second
+
+// detach unmounts the file system and waits until the kernel has let go of it. While it is mounted in some other mount namespace, it keeps its state,
+// broken as that may be: then the host gets another disk with the same content.
+func (d *Disk) detach() error {
+	if err := d.Unmount(); err != nil {
+		return err
+	}
+	for end := time.Now().Add(detachWithin); ; time.Sleep(10 * time.Millisecond) {
+		if !attached(d.image) {
+			return nil
+		}
+		if time.Now().After(end) {
+			break
+		}
+	}
+	d.copies++
+	other := fmt.Sprintf("%s.%d", d.image, d.copies)
+	if _, err := command("cp", "--sparse=always", d.image, other); err != nil {
+		return err
+	}
+	d.image = other
+	return nil
+}
+
+// attached says whether a loop device still holds the file.
+func attached(image string) bool {
+	held, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // the pattern is well formed
+	for _, h := range held {
+		if b, err := os.ReadFile(h); err == nil && strings.TrimSpace(string(b)) == image {
+			return true
+		}
+	}
+	return false
 }
 
 // ReadOnly makes the kernel find an error on the file system, whereupon it remounts it read-only, open files or not: writes fail with EROFS.

@@ -43,10 +43,20 @@ func New(hosts ...string) (*Site, error) {
 		return nil, fmt.Errorf("new site: %w", err)
 	}
 	s := &Site{owner: o, dir: dir, hosts: hosts, cuts: map[string]Cut{}, disks: map[string]*Disk{}}
-	if err := errors.Join(os.Chmod(dir, 0o755), s.build()); err != nil { // 0755: PostgreSQL's OS user must come through
+	if err := errors.Join(os.Chmod(dir, 0o755), share(dir), s.build()); err != nil { // 0755: PostgreSQL's OS user must come through
 		return nil, fmt.Errorf("new site: %w", errors.Join(err, s.Close()))
 	}
 	return s, nil
+}
+
+// share makes unmounts below the directory reach mount namespaces that others make meanwhile, as ip netns exec does for each command: a file system
+// that is still mounted somewhere is not gone, whatever umount says.
+func share(dir string) error {
+	if _, err := command("mount", "--bind", dir, dir); err != nil {
+		return err
+	}
+	_, err := command("mount", "--make-shared", dir)
+	return err
 }
 
 // build makes the namespaces and the links. The links' ends are made where they belong, so that none is ever on the machine's own network.

@@ -228,6 +228,48 @@ func TestDisksAreFilledAndBroken(t *testing.T) {
 	}
 }
 
+// A file system that somebody's mount namespace still holds does not go away with umount, and a broken one stays broken.
+func TestDiskIsRemountedThoughAnotherNamespaceHoldsIt(t *testing.T) {
+	s := newSite(t, "a")
+	d, err := s.AddDisk("disk", 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "100")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait() // it was killed
+	}()
+	for end := time.Now().Add(settleWithin); ; time.Sleep(10 * time.Millisecond) {
+		own, err1 := os.Readlink("/proc/self/ns/mnt")
+		its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", holder.Process.Pid))
+		if err1 == nil && err2 == nil && own != its {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("there is no other namespace")
+		}
+	}
+	if err := os.WriteFile(filepath.Join(d.Path, "before"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sync", "-f", d.Path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := errors.Join(d.Break(), d.Remount()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.Path, "after"), []byte("x"), 0o600); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(d.Path, "before")); err != nil || string(b) != "x" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 // childEnv is set in the process that TestSweepRemovesWhatTheKilledLeave starts and kills.
 const childEnv = "KINESHIM_SITE_TEST_CHILD"
 

@@ -119,15 +119,16 @@ func namespacesOf(name string) []string {
 	return out
 }
 
-// mountsOf are the mounts below the site's directory, the deepest first.
+// mountsOf are the mounts at and below the site's directory, the deepest first.
 func mountsOf(name string) []string {
 	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return nil
 	}
 	var out []string
+	dir := filepath.Join("/tmp", name)
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], filepath.Join("/tmp", name)+"/") {
+		if f := strings.Fields(line); len(f) > 1 && (f[1] == dir || strings.HasPrefix(f[1], dir+"/")) {
 			out = append(out, f[1])
 		}
 	}
