@@ -55,6 +55,8 @@ type Options struct {
 	LogDir string
 	// Extra are lines to add to the nodes' configurations, by node.
 	Extra map[string]string
+	// Env is what the nodes' processes have in their environment beside this process's own, by node.
+	Env map[string][]string
 }
 
 // Place gives each node a network of its own, as another machine has. The ports are then the same everywhere.

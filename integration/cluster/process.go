@@ -113,6 +113,7 @@ func (c *Cluster) Start(ctx context.Context, node string) error {
 	}
 	cmd := exec.Command(binary, "--config", c.configPath(node))
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, c.dir
+	cmd.Env = append(os.Environ(), c.opts.Env[node]...)
 	var enter func() error
 	if place := c.opts.Place; place != nil {
 		enter = func() error { return place.Enter(node) }

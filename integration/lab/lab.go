@@ -77,6 +77,9 @@ func (l *Lab) Close() error {
 	return r.close()
 }
 
+// changeOptions changes how a cluster is made, in a directory of the site's that all may enter.
+type changeOptions func(ctx context.Context, dir string, o *cluster.Options) error
+
 // rig is a cluster on hosts of its own, with clients.
 type rig struct {
 	*cluster.Cluster
@@ -89,7 +92,7 @@ type rig struct {
 }
 
 // newRig makes the hosts, founds the cluster, and starts it.
-func (l *Lab) newRig(ctx context.Context, change func(*cluster.Options)) (*rig, error) {
+func (l *Lab) newRig(ctx context.Context, change changeOptions) (*rig, error) {
 	s, err := site.New(cluster.A, cluster.B, cluster.Witness, Client)
 	if err != nil {
 		return nil, err
@@ -101,7 +104,7 @@ func (l *Lab) newRig(ctx context.Context, change func(*cluster.Options)) (*rig, 
 	return r, nil
 }
 
-func (r *rig) build(ctx context.Context, o Options, change func(*cluster.Options)) error {
+func (r *rig) build(ctx context.Context, o Options, change changeOptions) error {
 	if err := os.Mkdir(r.logDir, 0o755); err != nil {
 		return err
 	}
@@ -116,7 +119,9 @@ func (r *rig) build(ctx context.Context, o Options, change func(*cluster.Options
 	}
 	co := cluster.Options{Binaries: o.Binaries, JSONLogs: true, Log: slog.New(slog.NewTextHandler(r.log, nil)), Place: r.site, LogDir: r.logDir}
 	if change != nil {
-		change(&co)
+		if err := change(ctx, r.site.Dir(), &co); err != nil {
+			return err
+		}
 	}
 	var err error
 	if r.Cluster, err = cluster.New(ctx, r.site.Dir(), co); err != nil {
@@ -189,13 +194,13 @@ func (l *Lab) armed(ctx context.Context, row *Row) (*rig, error) {
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, armWithin)
-	defer cancel()
 	if l.rig == nil {
 		var err error
 		if l.rig, err = l.newRig(ctx, row.Options); err != nil {
 			return nil, fmt.Errorf("make a cluster: %w", err)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, armWithin)
+	defer cancel()
 	return l.rig, l.rig.WaitArmed(ctx)
 }

@@ -108,30 +108,53 @@ func standbyDiskFull(t *Trial) {
 	t.OnlyServes(t.A, time.Second)
 }
 
-// witnessDiskFull: each switchover is a new term, which a voter has to write down.
+// witnessDiskFull: each switchover is a new term, which a voter has to write down. Raft's file has some room of its own, so that a full disk may go
+// unnoticed; one that takes no writes at all may not.
 func witnessDiskFull(t *Trial) {
 	t.Blow("W's disk is full", func() error { return t.site.Disk(t.W).Fill(0) })
 	t.OnlyServes(t.A, aWhile)
-	const terms = 3
-	for i := range terms {
-		to := []string{t.B, t.A}[i%2]
-		began := time.Now()
-		t.timeline.note("switchover to %s", to)
-		ctx, cancel := context.WithTimeout(t.ctx, serveWithin)
-		err := t.Switchover(ctx, to)
-		cancel()
-		t.timeline.note("the switchover: %v", err)
-		t.SomebodyServes()
-		t.PauseAtMost(began, failoverAtMost)
-	}
+	t.switchOver()
+	t.Armed()
+	t.switchOver()
 	if !t.Running(t.W) {
 		t.Failf("the witness has ended because its disk is full")
 	}
-	t.timeline.note("the witness says: %s", t.lastLine(t.W, "takes no writes"))
-	t.Run(aWhile)
-	t.SomebodyServes()
 	t.Heal("room again", t.site.Disk(t.W).Empty)
 	t.Armed()
+
+	began := time.Now()
+	t.Blow("W's disk takes no writes", t.site.Disk(t.W).ReadOnly)
+	t.switchOver()
+	t.Until("the witness says that it cannot vote", serveWithin, func(context.Context) string {
+		if t.lastLine(t.W, "takes no writes") == "" {
+			return "it does not"
+		}
+		return ""
+	})
+	if !t.Running(t.W) {
+		t.Failf("the witness has ended because its disk takes no writes")
+	}
+	t.timeline.note("the witness says: %s", t.lastLine(t.W, "takes no writes"))
+	t.health(t.W, "silent")
+	t.OnlyServes(t.SomebodyServes(), aWhile)
+	t.PauseAtMost(began, stallAtMost)
+	t.Heal("W's disk is repaired", func() error {
+		if err := t.KillNode(t.W); err != nil {
+			return err
+		}
+		return t.site.Disk(t.W).Repair()
+	})
+}
+
+// switchOver makes the standby the primary, as an operator does.
+func (t *Trial) switchOver() {
+	p := t.SomebodyServes()
+	to := cluster.Other(p)
+	ctx, cancel := context.WithTimeout(t.ctx, serveWithin)
+	defer cancel()
+	t.timeline.note("an operator switches over to %s", to)
+	t.Must(t.Switchover(ctx, to))
+	t.Serves(to)
 }
 
 // lastLine is the last line of the node's log that has the text in it.
@@ -271,9 +294,10 @@ func primaryTableDamaged(t *Trial) {
 }
 
 // smallSlots makes the slot keep little WAL, so that it can be lost.
-func smallSlots(o *cluster.Options) {
+func smallSlots(_ context.Context, _ string, o *cluster.Options) error {
 	const settings = "postgres: {slot_keep: 64MB, settings: {wal_keep_size: \"0\", max_wal_size: 64MB, min_wal_size: 32MB}}\n"
 	o.Extra = map[string]string{cluster.A: settings, cluster.B: settings}
+	return nil
 }
 
 func slotLost(t *Trial) {

@@ -26,7 +26,7 @@ type Row struct {
 	// Quick: the row is part of the selection that every run of the tests makes.
 	Quick bool
 	// Options changes how the row's cluster is made, which is then made for it alone.
-	Options func(*cluster.Options)
+	Options changeOptions
 }
 
 // rowAtMost bounds one row.
