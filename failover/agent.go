@@ -198,6 +198,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.own(func() { a.watchPostgres(inner) })
 	a.own(func() { a.probe(inner) })
 	a.own(func() { a.watchDamage(inner) })
+	a.own(func() { a.watchUpstream(inner) })
 	if a.disk != nil {
 		a.own(func() { a.disk.Run(inner) })
 	}

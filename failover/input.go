@@ -74,7 +74,7 @@ func (a *Agent) localInput(now time.Time, rec *record.Record) decide.Local {
 			in.LSN = max(l.obs.ReceiveLSN, l.obs.ReplayLSN)
 		}
 		in.Streaming = l.unstreamedSince.IsZero()
-		in.NotStreaming = since(now, l.unstreamedSince)
+		in.NotStreaming, in.WALRemoved = since(now, l.unstreamedSince), l.walRemoved
 	case decide.Primary:
 		if l.promotedTLI != 0 {
 			in.Timeline = l.promotedTLI

@@ -30,7 +30,11 @@ type local struct {
 	// frozen: the walreceiver has been stopped for good. adrift: it is neither that nor known to follow.
 	frozen, adrift  bool
 	unstreamedSince time.Time // zero: streaming
-	rewoundEpoch    uint64
+	// streamPID is the walreceiver that streamed at the last look; 0: none did.
+	streamPID int
+	// walRemoved: the primary has been asked, in this life, and no longer has the WAL that comes next here.
+	walRemoved   bool
+	rewoundEpoch uint64
 
 	// promoting: a promotion of this agent's is under way.
 	promoting      bool
@@ -96,7 +100,7 @@ func (a *Agent) nowUp() {
 	l.life++
 	l.downSince, l.unwellSince = time.Time{}, time.Time{}
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
-	l.unstreamedSince = time.Now()
+	l.unstreamedSince, l.streamPID, l.walRemoved = time.Now(), 0, false
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
 	a.forgetSession()
 	exited := a.pg.Exited()
@@ -205,16 +209,6 @@ func (a *Agent) observe(ctx context.Context) {
 		a.noteStreaming(obs)
 	} else {
 		a.noteStandby(obs)
-	}
-}
-
-func (a *Agent) noteStreaming(obs postgres.Observation) {
-	l := &a.local
-	if obs.WalReceiver.Status == "streaming" {
-		l.unstreamedSince = time.Time{}
-		l.rewoundEpoch = 0 // the rewind, if there was one, has done its work
-	} else if l.unstreamedSince.IsZero() {
-		l.unstreamedSince = time.Now()
 	}
 }
 

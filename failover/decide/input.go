@@ -85,6 +85,8 @@ type Local struct {
 	// Streaming: the standby's walreceiver is connected. NotStreaming is for how long it has not been.
 	Streaming    bool
 	NotStreaming time.Duration
+	// WALRemoved: the standby does not stream, and the primary no longer has the WAL that comes next here.
+	WALRemoved bool
 	// Served: this process has answered as primary in the record's epoch.
 	Served bool
 	// DownFor is for how long PostgreSQL has not been running; UnwellFor for how long write probes have failed.

@@ -155,6 +155,8 @@ func (in *Input) cloneNeeded() string {
 		return "a clone or a rewind was interrupted"
 	case l.SystemID != r.SystemID:
 		return "the database here is not the cluster's"
+	case l.WALRemoved && l.Role == Standby && !l.Streaming:
+		return "the primary no longer has the WAL that comes next here"
 	case l.Disk.Damaged:
 		return "PostgreSQL has found damaged pages in the data here"
 	case l.StartFailures >= startAttempts:

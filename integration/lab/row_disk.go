@@ -300,6 +300,9 @@ func smallSlots(_ context.Context, _ string, o *cluster.Options) error {
 	return nil
 }
 
+// clonedWithin is how long a standby may take to see that it cannot follow, and to be cloned from a small database.
+const clonedWithin = 40 * time.Second
+
 func slotLost(t *Trial) {
 	t.PowerOff(t.B)
 	t.solo(t.A)
@@ -319,8 +322,12 @@ func slotLost(t *Trial) {
 	if size > atMost {
 		t.Failf("A keeps %d MB of WAL for B, at most %d were to be expected", size>>20, atMost>>20)
 	}
+	back := time.Now()
 	t.PowerOn(t.B)
 	t.Armed()
+	if took := time.Since(back); took > clonedWithin {
+		t.Failf("B was armed after %s: it tries what cannot help", took.Round(time.Second))
+	}
 	if t.lastLine(t.B, `"action":"clone"`) == "" {
 		t.Failf("B is armed, and nothing says that it was cloned")
 	}
