@@ -17,8 +17,8 @@ const (
 	switchAgain = time.Minute
 )
 
-// damagedText says in words what checksum failures mean for this node.
-const damagedText = "its data are damaged: PostgreSQL has found pages with a wrong checksum, see postgres.log; they are cloned anew when the other node serves"
+// damagedText says in words, short enough for a column of shimctl status, what checksum failures mean.
+const damagedText = "its data are damaged (wrong checksums, see postgres.log)"
 
 // newDisk makes the watch over the data directory's disk; nil if none is configured.
 func (a *Agent) newDisk() *disk.Watch {
