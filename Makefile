@@ -14,7 +14,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 # -buildvcs=false: the version is stamped here, and a checkout that belongs to another user must build too.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X kineshim/version.Version=$(VERSION)"
 PRODUCTS := ./cmd/kineshim ./cmd/raftwitness ./cmd/shimctl
-LAB := ./integration/cmd/devcluster ./integration/cmd/kv
+DEMO := ./integration/cmd/devcluster ./integration/cmd/kv
 TOOLS := bin/tools
 # The product, and the modules of tests that need more than it may link.
 MODULES := . integration/oracle integration/kubernetes integration/linearizability
@@ -37,10 +37,10 @@ test: setup ## go vet and all tests, on real PostgreSQL and real processes (TEST
 	@scripts/test.sh $(TESTFLAGS)
 
 .PHONY: build
-build: ## build kineshim, raftwitness, shimctl, and the lab's devcluster and kv, into bin/
+build: ## build kineshim, raftwitness, shimctl, and devcluster and kv to try them with, into bin/
 	@mkdir -p $(BIN)
 	@echo "build $(VERSION) into $(BIN)/"
-	@$(GOBUILD) -o $(BIN)/ $(PRODUCTS) $(LAB)
+	@$(GOBUILD) -o $(BIN)/ $(PRODUCTS) $(DEMO)
 
 .PHONY: cross
 cross: ## build the three binaries for linux amd64, arm64, armv7 and armv6 into dist/
@@ -91,6 +91,16 @@ soak: setup build ## failover tests many times over, in their long form (ROUNDS=
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 KINESHIM_ROUNDS=$(or $(ROUNDS),10) go test ./integration -count=1 -timeout 24h -v $(TESTFLAGS)
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" ORACLE_CHECKS=$(or $(CHECKS),100000) go -C integration/oracle test -count=1 -timeout 24h -v $(TESTFLAGS) ./...
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 go -C integration/linearizability test -count=1 -timeout 24h -v $(TESTFLAGS) .
+
+.PHONY: lab
+lab: setup build ## the failure matrix for real, as root: ROW=19 (or 19,53a) for some rows, QUICK=1 for the quick ones; stories and logs in OUT=/tmp/kineshim-lab
+	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/lab
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/lab $(if $(OUT),--out $(OUT)) $(if $(ROW),--rows $(ROW)) $(if $(filter-out 0,$(QUICK)),--quick) $(LABFLAGS)
+
+.PHONY: lab-clean
+lab-clean: ## remove what killed labs have left: namespaces, mounts, processes, directories
+	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/lab
+	@$(BIN)/lab --clean
 
 .PHONY: clean
 clean: ## stop the cluster of `make run`; remove run/, bin/, dist/

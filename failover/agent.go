@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kineshim/failover/decide"
+	"kineshim/failover/disk"
 	"kineshim/failover/postgres"
 	pb "kineshim/proto"
 	"kineshim/raftwitness/record"
@@ -103,7 +104,9 @@ type Config struct {
 	Timing   decide.Timing
 	// PeerAddress is the other data node's peer address, to which requests are forwarded.
 	PeerAddress string
-	Log         *slog.Logger
+	// DataDir is the node's data directory, and PostgresDir the database's in it: their disk is watched. "": none is.
+	DataDir, PostgresDir string
+	Log                  *slog.Logger
 }
 
 // Agent runs one data node. Make it with New, then call Run once.
@@ -120,6 +123,7 @@ type Agent struct {
 	over     chan struct{}
 	instance string
 	started  time.Time
+	disk     *disk.Watch // nil: the disk is not watched
 	// confirmed and pairing are read by the gate on every request; see decide.Input.
 	confirmed, pairing atomic.Bool
 
@@ -128,6 +132,8 @@ type Agent struct {
 	peer peer
 	wish wish
 	raft raftMemory
+	// noSwitchUntil is until when this agent begins no switchover by itself.
+	noSwitchUntil time.Time
 
 	// Each lane carries out one action at a time: on PostgreSQL, on who acknowledges commits, on Raft.
 	postgresLane, syncLane, raftLane *lane
@@ -158,6 +164,7 @@ func New(cfg Config) *Agent {
 	a.routes = newRoutes()
 	a.postgresLane, a.syncLane, a.raftLane = &lane{agent: a}, &lane{agent: a}, &lane{agent: a}
 	a.local.unstreamedSince, a.local.downSince = a.started, a.started
+	a.disk = a.newDisk()
 	return a
 }
 
@@ -192,6 +199,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stop()
 	a.own(func() { a.watchPostgres(inner) })
 	a.own(func() { a.probe(inner) })
+	a.own(func() { a.watchDamage(inner) })
+	a.own(func() { a.watchUpstream(inner) })
+	if a.disk != nil {
+		a.own(func() { a.disk.Run(inner) })
+	}
 	a.own(func() { a.exchange(inner) })
 	if a.cfg.PeerLink != nil {
 		a.own(func() { a.watchLink(inner) })
@@ -272,6 +284,7 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 	a.raft.plan = plan
 	a.raft.notArmed = decide.NotArmed(&in)
 	a.expireWish(&in)
+	a.beginSwitch(plan.Switch)
 	a.mu.Unlock()
 
 	if in.Raft.Leads() {

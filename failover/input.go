@@ -63,6 +63,7 @@ func (a *Agent) localInput(now time.Time, rec *record.Record) decide.Local {
 		DownFor: since(now, l.downSince), UnwellFor: since(now, l.unwellSince),
 		Session: a.session(), EpochCommitted: l.epochCommitted != 0 && l.epochCommitted == l.generation, Engine: l.engine != 0 && l.engine == l.generation,
 		Solo: a.pg.SoloConnected(), Proven: l.proven, JoinBackoff: now.Before(l.noJoinUntil), Slot: l.slot, Granted: l.grant != grant{},
+		Disk: a.diskInput(),
 	}
 	if !l.obsAt.IsZero() {
 		in.Timeline = l.obs.Timeline
@@ -73,7 +74,7 @@ func (a *Agent) localInput(now time.Time, rec *record.Record) decide.Local {
 			in.LSN = max(l.obs.ReceiveLSN, l.obs.ReplayLSN)
 		}
 		in.Streaming = l.unstreamedSince.IsZero()
-		in.NotStreaming = since(now, l.unstreamedSince)
+		in.NotStreaming, in.WALRemoved = since(now, l.unstreamedSince), l.walRemoved
 	case decide.Primary:
 		if l.promotedTLI != 0 {
 			in.Timeline = l.promotedTLI

@@ -30,7 +30,11 @@ type local struct {
 	// frozen: the walreceiver has been stopped for good. adrift: it is neither that nor known to follow.
 	frozen, adrift  bool
 	unstreamedSince time.Time // zero: streaming
-	rewoundEpoch    uint64
+	// streamPID is the walreceiver that streamed at the last look; 0: none did.
+	streamPID int
+	// walRemoved: the primary has been asked, in this life, and no longer has the WAL that comes next here.
+	walRemoved   bool
+	rewoundEpoch uint64
 
 	// promoting: a promotion of this agent's is under way.
 	promoting      bool
@@ -96,7 +100,7 @@ func (a *Agent) nowUp() {
 	l.life++
 	l.downSince, l.unwellSince = time.Time{}, time.Time{}
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
-	l.unstreamedSince = time.Now()
+	l.unstreamedSince, l.streamPID, l.walRemoved = time.Now(), 0, false
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
 	a.forgetSession()
 	exited := a.pg.Exited()
@@ -208,16 +212,6 @@ func (a *Agent) observe(ctx context.Context) {
 	}
 }
 
-func (a *Agent) noteStreaming(obs postgres.Observation) {
-	l := &a.local
-	if obs.WalReceiver.Status == "streaming" {
-		l.unstreamedSince = time.Time{}
-		l.rewoundEpoch = 0 // the rewind, if there was one, has done its work
-	} else if l.unstreamedSince.IsZero() {
-		l.unstreamedSince = time.Now()
-	}
-}
-
 // noteStandby measures whether the standby keeps up: it does while it acknowledges what this primary had flushed at the last
 // look, and while it says something once a second.
 func (a *Agent) noteStandby(obs postgres.Observation) {
@@ -303,6 +297,8 @@ func (a *Agent) nodeState() *pb.NodeState {
 		UnknownOutcomes: a.cfg.Engine.UnknownOutcomes(),
 		Leader:          rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
+	d := in.Local.Disk
+	s.DiskTrouble, s.DiskLow, s.DiskRoomy, s.DiskFull, s.DiskFailing, s.DataDamaged = a.trouble(), d.Low, d.Roomy, d.Full, d.Failing, d.Damaged
 	_, s.AppliedIndex = a.store.Record()
 	if !s.GateOpen && s.GateReason == "" {
 		s.GateReason = ErrNoLease.Error()

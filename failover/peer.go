@@ -135,6 +135,7 @@ func (p *peer) input(now, started, leaderSince time.Time) decide.Peer {
 	in.Epoch, in.Timeline, in.SystemID, in.LSN = s.Epoch, s.Timeline, s.SystemId, record.LSN(s.FlushLsn)
 	in.Whole, in.Streaming, in.GateOpen, in.Relief, in.Leaving = s.DataComplete, s.Streaming, s.GateOpen, s.WantsRelief, s.Leaving
 	in.NotReadyFor = since(now, p.notReadySince)
+	in.Disk = decide.Disk{Low: s.DiskLow, Roomy: s.DiskRoomy, Full: s.DiskFull, Failing: s.DiskFailing, Damaged: s.DataDamaged}
 	switch s.Role {
 	case "promoting":
 		in.Role = decide.Standby

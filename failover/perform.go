@@ -195,7 +195,7 @@ func (a *Agent) setUpstream(frozen, adrift bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.local.frozen, a.local.adrift = frozen, adrift
-	a.local.unstreamedSince = time.Now()
+	a.local.unstreamedSince, a.local.streamPID, a.local.walRemoved = time.Now(), 0, false
 	a.local.life++
 }
 

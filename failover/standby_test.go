@@ -19,6 +19,7 @@ func (f agentFixture) following(timeline uint32) agentFixture {
 	l.obsAt = time.Now()
 	l.obs = postgres.Observation{InRecovery: true, Timeline: timeline, WalReceiver: postgres.WalReceiver{PID: 9, Status: "streaming", Timeline: timeline}}
 	f.noteStreaming(l.obs)
+	f.noteStreaming(l.obs) // one that lasts
 	return f
 }
 

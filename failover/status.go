@@ -126,6 +126,13 @@ func (a *Agent) nodeStatus(in *decide.Input, s *pb.NodeState, self bool) *pb.Nod
 			n.Health += ": " + s.RoleReason
 		}
 	}
+	switch {
+	case s.DiskTrouble == "" || !n.Reachable:
+	case n.Health == "ok":
+		n.Health = s.DiskTrouble
+	default:
+		n.Health += "; " + s.DiskTrouble
+	}
 	return n
 }
 

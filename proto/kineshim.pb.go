@@ -139,8 +139,15 @@ type NodeState struct {
 	LeaseLeftMs      int64  `protobuf:"varint,52,opt,name=lease_left_ms,json=leaseLeftMs,proto3" json:"lease_left_ms,omitempty"`                // 0: no lease
 	WitnessContactMs int64  `protobuf:"varint,53,opt,name=witness_contact_ms,json=witnessContactMs,proto3" json:"witness_contact_ms,omitempty"` // since the witness last answered this leader; -1: not leader, or never
 	CommitIndex      uint64 `protobuf:"varint,54,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The disk.
+	DiskTrouble   string `protobuf:"bytes,70,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`  // what is wrong with it, for people; empty: nothing
+	DiskLow       bool   `protobuf:"varint,71,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`             // nearly full: a primary hands its role over, if the other node has room
+	DiskRoomy     bool   `protobuf:"varint,72,opt,name=disk_roomy,json=diskRoomy,proto3" json:"disk_roomy,omitempty"`       // far from full
+	DiskFull      bool   `protobuf:"varint,73,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`          // PostgreSQL may end at any moment for want of room
+	DiskFailing   bool   `protobuf:"varint,74,opt,name=disk_failing,json=diskFailing,proto3" json:"disk_failing,omitempty"` // it takes no writes
+	DataDamaged   bool   `protobuf:"varint,75,opt,name=data_damaged,json=dataDamaged,proto3" json:"data_damaged,omitempty"` // PostgreSQL has found pages with a wrong checksum since the data were made
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeState) Reset() {
@@ -374,6 +381,48 @@ func (x *NodeState) GetCommitIndex() uint64 {
 		return x.CommitIndex
 	}
 	return 0
+}
+
+func (x *NodeState) GetDiskTrouble() string {
+	if x != nil {
+		return x.DiskTrouble
+	}
+	return ""
+}
+
+func (x *NodeState) GetDiskLow() bool {
+	if x != nil {
+		return x.DiskLow
+	}
+	return false
+}
+
+func (x *NodeState) GetDiskRoomy() bool {
+	if x != nil {
+		return x.DiskRoomy
+	}
+	return false
+}
+
+func (x *NodeState) GetDiskFull() bool {
+	if x != nil {
+		return x.DiskFull
+	}
+	return false
+}
+
+func (x *NodeState) GetDiskFailing() bool {
+	if x != nil {
+		return x.DiskFailing
+	}
+	return false
+}
+
+func (x *NodeState) GetDataDamaged() bool {
+	if x != nil {
+		return x.DataDamaged
+	}
+	return false
 }
 
 type BeginRebuildRequest struct {
@@ -1829,7 +1878,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"elapsed_ms\x18\x04 \x01(\x03R\telapsedMs\x12\x12\n" +
-	"\x04step\x18\x05 \x01(\tR\x04step\"\xa3\a\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\"\xe3\b\n" +
 	"\tNodeState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x18\n" +
@@ -1863,7 +1912,14 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x04term\x183 \x01(\x04R\x04term\x12\"\n" +
 	"\rlease_left_ms\x184 \x01(\x03R\vleaseLeftMs\x12,\n" +
 	"\x12witness_contact_ms\x185 \x01(\x03R\x10witnessContactMs\x12!\n" +
-	"\fcommit_index\x186 \x01(\x04R\vcommitIndex\"q\n" +
+	"\fcommit_index\x186 \x01(\x04R\vcommitIndex\x12!\n" +
+	"\fdisk_trouble\x18F \x01(\tR\vdiskTrouble\x12\x19\n" +
+	"\bdisk_low\x18G \x01(\bR\adiskLow\x12\x1d\n" +
+	"\n" +
+	"disk_roomy\x18H \x01(\bR\tdiskRoomy\x12\x1b\n" +
+	"\tdisk_full\x18I \x01(\bR\bdiskFull\x12!\n" +
+	"\fdisk_failing\x18J \x01(\bR\vdiskFailing\x12!\n" +
+	"\fdata_damaged\x18K \x01(\bR\vdataDamaged\"q\n" +
 	"\x13BeginRebuildRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +

@@ -35,6 +35,9 @@ type Config struct {
 	// whoever is to tell the others one day that this process has ended (see Depart) must know up to which term. It must not block.
 	OnLead func(term uint64)
 	Log    *slog.Logger
+
+	// disk stands between the voter and its disk in tests; nil: nothing does.
+	disk func(raft.StableStore) raft.StableStore
 }
 
 // Node is one voter of one cluster.
@@ -42,10 +45,12 @@ type Node struct {
 	cfg   Config
 	raft  *raft.Raft
 	store *raftboltdb.BoltStore
-	voter *voter
-	lease *lease
-	fsm   *fsm
-	group *group
+	// stable is the part of store that holds the term and the vote.
+	stable *patient
+	voter  *voter
+	lease  *lease
+	fsm    *fsm
+	group  *group
 	// barrierTerm is the term in which this server, as leader, has applied all that came before it.
 	barrierTerm atomic.Uint64
 	leaderCh    chan bool
@@ -142,7 +147,11 @@ func (n *Node) start() error {
 	if n.fsm.replayTo, err = n.store.LastIndex(); err != nil {
 		return fmt.Errorf("read the Raft log: %w", err)
 	}
-	if n.raft, err = raft.NewRaft(c, n.fsm, n.store, n.store, snaps, n.voter); err != nil {
+	n.stable = &patient{StableStore: n.store, log: n.cfg.Log}
+	if n.cfg.disk != nil {
+		n.stable.StableStore = n.cfg.disk(n.store)
+	}
+	if n.raft, err = raft.NewRaft(c, n.fsm, n.store, n.stable, snaps, n.voter); err != nil {
 		return fmt.Errorf("start Raft: %w", err)
 	}
 	n.voter.raft = raftWithLog{n.raft, n.store}
@@ -173,7 +182,8 @@ func (n *Node) address(serverID string) (string, bool) {
 	return "", false
 }
 
-// Run serves until ctx ends, then shuts Raft down and closes the log.
+// Run serves until ctx ends, then shuts Raft down and closes the log. It returns ErrDisk, with Raft and its log left as they are, if Raft waits for a
+// disk that takes no writes: the process must then end.
 func (n *Node) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -183,11 +193,32 @@ func (n *Node) Run(ctx context.Context) error {
 	go func() { defer wg.Done(); n.voter.run(inner, done) }()
 	go func() { defer wg.Done(); n.lead(inner) }()
 	<-ctx.Done()
-	err := n.raft.Shutdown().Error() // Raft first: it may wait for an answer that run passes on
+	err := n.shutdown() // Raft first: it may wait for an answer that run passes on
 	close(done)
 	cancel()
 	wg.Wait()
+	if errors.Is(err, ErrDisk) {
+		return err
+	}
 	return errors.Join(err, n.closeFiles())
+}
+
+// shutdown ends Raft, unless it waits for its disk.
+func (n *Node) shutdown() error {
+	ended := make(chan error, 1)
+	go func() { ended <- n.raft.Shutdown().Error() }() // ends with Raft, or with the process
+	t := time.NewTicker(retryStore)
+	defer t.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-t.C:
+			if n.stable.stuck.Load() {
+				return ErrDisk
+			}
+		}
+	}
 }
 
 func (n *Node) closeFiles() error {

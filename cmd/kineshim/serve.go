@@ -188,7 +188,7 @@ func (n *node) build(peer *grpc.ClientConn) error {
 	n.agent = failover.New(failover.Config{
 		Self: n.cfg.Name, Other: n.cfg.Other(), Witness: n.cfg.WitnessName(), ServerID: n.id.ServerID, ClusterID: n.id.ClusterID,
 		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: pb.NewPeerClient(peer), PeerLink: peer,
-		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, Log: n.log,
+		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, DataDir: n.cfg.DataDir, PostgresDir: n.pc.DataDir, Log: n.log,
 		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
 	})
 	options := kineshim.Options{

@@ -24,7 +24,7 @@ func closed(in *Input) string {
 		return "the engine is starting"
 	case r.Timeline == 0 && in.timelineTaken():
 		return fmt.Sprintf("timeline %d belongs to an earlier epoch", l.Timeline)
-	case r.Timeline != l.Timeline && !(r.Solo() && in.Confirmed && !in.Pairing && l.Served):
+	case r.Timeline != l.Timeline && !in.mayServeUnrecorded():
 		return "the timeline is not in the record yet"
 	case r.Solo() && !in.Pairing && !in.Confirmed:
 		return "no majority has confirmed the cluster record since this process started"
@@ -36,6 +36,16 @@ func closed(in *Input) string {
 		return in.relief()
 	}
 	return ""
+}
+
+// mayServeUnrecorded: this node may answer on a timeline that the record does not name. The record is known to say solo, so that nobody else can take
+// over: the timeline is recorded for those who are to follow. If this node has not answered in this epoch yet, it records the timeline first, unless
+// it cannot: the witness may have been lost just after it had voted for the promotion.
+func (in *Input) mayServeUnrecorded() bool {
+	if !in.Record.Solo() || !in.Confirmed || in.Pairing {
+		return false
+	}
+	return in.Local.Served || in.Record.Timeline == 0 && !in.Raft.Leads()
 }
 
 // NotArmed says, as the primary sees it, why a failover would not succeed at this moment; nil when it would.
@@ -63,6 +73,7 @@ func NotArmed(in *Input) []string {
 		if in.peerFresh() {
 			add(p.Role == Absent || p.Role == Broken, "the standby "+in.Other+" has no whole copy of the data yet")
 			add(p.Role == Stopped, "PostgreSQL on the standby "+in.Other+" does not run")
+			add(p.Disk.mayNotGate() != "", "of the standby "+in.Other+": "+p.Disk.mayNotGate())
 			add(p.Role == Standby && !p.Streaming, "the standby "+in.Other+" does not stream from the primary yet")
 			add(p.Role == Standby && p.Streaming && in.Local.LagBytes > joinLagBytes, "the standby "+in.Other+" is still catching up")
 		}

@@ -85,6 +85,8 @@ type Local struct {
 	// Streaming: the standby's walreceiver is connected. NotStreaming is for how long it has not been.
 	Streaming    bool
 	NotStreaming time.Duration
+	// WALRemoved: the standby does not stream, and the primary no longer has the WAL that comes next here.
+	WALRemoved bool
 	// Served: this process has answered as primary in the record's epoch.
 	Served bool
 	// DownFor is for how long PostgreSQL has not been running; UnwellFor for how long write probes have failed.
@@ -93,6 +95,7 @@ type Local struct {
 	StartFailures int
 	// RewoundEpoch is the epoch in which a rewind was last tried, so that it is tried once.
 	RewoundEpoch uint64
+	Disk         Disk
 
 	// The rest is of a primary.
 
@@ -138,6 +141,7 @@ type Peer struct {
 	Relief bool
 	// Leaving: it is being stopped.
 	Leaving bool
+	Disk    Disk
 	// NotReadyFor is for how long it has been saying that its PostgreSQL does not run.
 	NotReadyFor time.Duration
 }
@@ -203,7 +207,7 @@ func (in *Input) peerFresh() bool { return in.Peer.Age <= in.Timing.Silence && !
 
 // CanHandOver: as far as this primary knows, the other node would be promoted at once.
 func (in *Input) CanHandOver() bool {
-	return in.Record.Paired() && in.Record.InSyncHas(in.Other) && in.peerFresh() && !in.Peer.Leaving &&
+	return in.Record.Paired() && in.Record.InSyncHas(in.Other) && in.peerFresh() && !in.Peer.Leaving && in.Peer.Disk.unfit() == "" &&
 		in.Peer.Role == Standby && in.Peer.Whole && in.Peer.SystemID == in.Record.SystemID && in.Peer.Timeline == in.Record.Timeline
 }
 
@@ -216,7 +220,7 @@ func (in *Input) peerServes() bool {
 // standbyEligible: the other node's PostgreSQL keeps up with this primary, and may begin to gate its commits.
 func (in *Input) standbyEligible() bool {
 	l, p := &in.Local, &in.Peer
-	return in.peerFresh() && !p.Leaving && p.Role == Standby && p.Whole && p.Epoch == in.Record.Epoch && p.SystemID == in.Record.SystemID &&
+	return in.peerFresh() && !p.Leaving && p.Disk.mayNotGate() == "" && p.Role == Standby && p.Whole && p.Epoch == in.Record.Epoch && p.SystemID == in.Record.SystemID &&
 		p.Streaming && p.Timeline == l.Timeline && in.Record.Timeline == l.Timeline && l.Timeline != 0 &&
 		l.StandbyStreams && l.StandbyStalled == 0 && l.LagBytes <= joinLagBytes && !l.Granted
 }

@@ -64,6 +64,8 @@ type Plan struct {
 	Closed string
 	// Relief says why the other node is asked to take over; "" if it is not.
 	Relief string
+	// Switch says why a switchover to the other node is to begin, as if an operator had asked for it; "" if none is.
+	Switch string
 }
 
 // rule is one row: if When, then Do, and Why is the reason. The first row of a lane that holds wins.
@@ -82,6 +84,7 @@ func Decide(in *Input) Plan {
 		Raft:     first(raftRules, in),
 		Closed:   closed(in),
 		Relief:   in.relief(),
+		Switch:   in.switchBecause(),
 	}
 }
 

@@ -155,6 +155,10 @@ func (in *Input) cloneNeeded() string {
 		return "a clone or a rewind was interrupted"
 	case l.SystemID != r.SystemID:
 		return "the database here is not the cluster's"
+	case l.WALRemoved && l.Role == Standby && !l.Streaming:
+		return "the primary no longer has the WAL that comes next here"
+	case l.Disk.Damaged:
+		return "PostgreSQL has found damaged pages in the data here"
 	case l.StartFailures >= startAttempts:
 		return "PostgreSQL does not start"
 	case l.Timeline > r.Timeline:
@@ -222,7 +226,7 @@ func (in *Input) diverged() bool {
 
 // mayTakeOver says why this leader takes the primary role over; "" if it must not.
 func (in *Input) mayTakeOver() string {
-	if !in.otherIsPrimary() || !in.Raft.Leads() || in.Wish.Stopping || in.notCandidate() != "" {
+	if !in.otherIsPrimary() || !in.Raft.Leads() || in.Wish.Stopping || in.notCandidate() != "" || in.Local.Disk.unfit() != "" {
 		return ""
 	}
 	gone := in.primaryGone()

@@ -61,6 +61,15 @@ var dataRuleCases = []ruleCase{
 		not: map[string]func(*Input){"it may yet start": func(in *Input) { in.Local.StartFailures-- }},
 	},
 	{
+		rule: "rebuild-by-clone", name: "its slot was lost", in: blankStandby, action: Clone, why: "no longer has the WAL",
+		set: func(in *Input) { whole(in); in.Local.Streaming, in.Local.WALRemoved = false, true },
+		not: map[string]func(*Input){
+			"the WAL is there":                func(in *Input) { in.Local.WALRemoved = false },
+			"it streams after all":            func(in *Input) { in.Local.Streaming = true },
+			"the record has come to count it": func(in *Input) { setRecord(in, pairedRecord()) },
+		},
+	},
+	{
 		rule: "rebuild-by-clone", name: "a foreign timeline", in: oldPrimary, action: Clone, why: "another node began too",
 		set: func(in *Input) { in.Local.Timeline, in.Local.MarkerTimeline = 3, 3 },
 		not: map[string]func(*Input){

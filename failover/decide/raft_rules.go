@@ -130,6 +130,8 @@ func (in *Input) soloBecause() string {
 	switch {
 	case in.Peer.Leaving && in.peerFresh() && in.Wish.SwitchTo == "":
 		return "the standby is being stopped"
+	case in.peerFresh() && in.Peer.Disk.mayNotGate() != "" && in.Wish.SwitchTo == "":
+		return "of the standby: " + in.Peer.Disk.mayNotGate()
 	case in.Peer.Silent > in.Timing.ReplicationStall:
 		return fmt.Sprintf("the standby has been silent for %v", in.Timing.ReplicationStall)
 	case l.StandbyStalled > in.Timing.ReplicationStall && !(l.UnwellFor > 0 && in.CanHandOver() && !in.Record.Paused): // else who is sick is not clear

@@ -156,5 +156,8 @@ func (s *Server) replaceDataDir(ctx context.Context, fresh, what string) error {
 	if err := s.markData(true, what, d.SystemID, false); err != nil {
 		return err
 	}
+	if err := removeDurably(s.damagePath()); err != nil { // after: a crash in between costs another clone, and no more
+		return err
+	}
 	return os.RemoveAll(old)
 }

@@ -42,6 +42,8 @@ type DataState struct {
 	// WALSegmentBytes is the size of a WAL file.
 	WALSegmentBytes uint64
 	Promotion       Promotion
+	// Damaged: pages with a wrong checksum have been found since the data directory was made; see CheckDamage.
+	Damaged bool
 }
 
 // rewindable reports whether pg_rewind accepts the data directory as it is. It must have been stopped cleanly; and before
@@ -69,6 +71,9 @@ func (s *Server) inspect(ctx context.Context) (DataState, dataMarker, error) {
 		return d, m, err
 	}
 	if _, err := readMarker(s.promotionMarkerPath(), &d.Promotion); err != nil {
+		return d, m, err
+	}
+	if d.Damaged, err = exists(s.damagePath()); err != nil {
 		return d, m, err
 	}
 	if d.Exists, err = exists(s.cfg.DataDir); err != nil {

@@ -144,6 +144,36 @@ func (c *Cluster) FreezeKineshim(node string) error {
 // FreezePostgres stops all processes of PostgreSQL on the node.
 func (c *Cluster) FreezePostgres(node string) error { return c.freeze(node, c.PostgresPIDs) }
 
+// FreezePostmaster stops PostgreSQL's first process only: sessions that are open go on, new ones find an open port and silence.
+func (c *Cluster) FreezePostmaster(node string) error {
+	pid, err := c.Postmaster(node)
+	if err != nil {
+		return fmt.Errorf("freeze postmaster: %w", err)
+	}
+	return c.freeze(node, func(string) []int { return []int{pid} })
+}
+
+// FreezeProcess stops the one process of the node's PostgreSQL that FindPostgres finds.
+func (c *Cluster) FreezeProcess(node, what string) error {
+	return c.freeze(node, func(node string) []int {
+		pid, err := c.FindPostgres(node, what)
+		if err != nil {
+			return nil
+		}
+		return []int{pid}
+	})
+}
+
+// FindPostgres is the process of the node's PostgreSQL whose title says that it is a walsender, a walreceiver, a checkpointer and so on, as in ps.
+func (c *Cluster) FindPostgres(node, what string) (int, error) {
+	for _, pid := range c.PostgresPIDs(node) {
+		if title := commandLine(pid); strings.HasPrefix(title, "postgres: ") && strings.Contains(title, ": "+what) {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("node %s has no %s", node, what)
+}
+
 func (c *Cluster) freeze(node string, pids func(string) []int) error {
 	list := pids(node)
 	if len(list) == 0 || list[0] == 0 {
@@ -182,6 +212,11 @@ func (c *Cluster) ThawNode(node string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Frozen says whether any process of the node is stopped.
+func (c *Cluster) Frozen(node string) bool {
+	return slices.ContainsFunc(c.PIDs(node), func(pid int) bool { return state(pid) == "T" })
 }
 
 // PIDs are those of the node's own process, first, its descendants, and PostgreSQL's.

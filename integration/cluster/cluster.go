@@ -49,9 +49,27 @@ type Options struct {
 	Engine string
 	// Prefer are the ports to take if they are free, by node. 0 and nil: any free ones.
 	Prefer map[string]Ports
-	// Settings are more settings for both nodes' postgresql.conf.
-	Settings map[string]string
+	// Place puts each node on a host of its own. Nil: all are on this machine, on loopback.
+	Place Place
+	// LogDir takes the logs of the nodes' processes; "": each is in the node's data directory. A node whose disk is to fail needs another.
+	LogDir string
+	// Extra are lines to add to the nodes' configurations, by node.
+	Extra map[string]string
+	// Env is what the nodes' processes have in their environment beside this process's own, by node.
+	Env map[string][]string
 }
+
+// Place gives each node a network of its own, as another machine has. The ports are then the same everywhere.
+type Place interface {
+	// Address is the IP address at which the others reach the node.
+	Address(node string) string
+	// Enter moves the calling thread to the node's host. A command that the thread starts afterwards runs there. The thread is locked to
+	// its goroutine and ends with it.
+	Enter(node string) error
+}
+
+// placedPorts are the ports of a node that has a host of its own.
+var placedPorts = Ports{Client: 2379, Peer: 2383, Raft: 2384, Postgres: 5433}
 
 // Cluster is a cluster in a directory. Its methods may be called from several goroutines, but what is done to one node must be done by
 // one at a time.
@@ -105,9 +123,13 @@ func (c *Cluster) enrol(ctx context.Context) error {
 			return err
 		}
 	}
-	var err error
-	if c.plan.Ports, err = choosePorts(c.opts.Prefer); err != nil {
-		return err
+	if c.opts.Place != nil {
+		c.plan.Ports = map[string]Ports{A: placedPorts, B: placedPorts, Witness: {Raft: placedPorts.Raft}}
+	} else {
+		var err error
+		if c.plan.Ports, err = choosePorts(c.opts.Prefer); err != nil {
+			return err
+		}
 	}
 	if err := c.writeConfigs(); err != nil {
 		return err
@@ -137,12 +159,17 @@ func (c *Cluster) Dir() string { return c.dir }
 func (c *Cluster) DataDir(node string) string { return filepath.Join(c.dir, node) }
 
 // LogPath is the file to which the node's process logs. It is kept across restarts.
-func (c *Cluster) LogPath(node string) string { return filepath.Join(c.dir, node, "log") }
+func (c *Cluster) LogPath(node string) string {
+	if c.opts.LogDir != "" {
+		return filepath.Join(c.opts.LogDir, node+".log")
+	}
+	return filepath.Join(c.dir, node, "log")
+}
 
 // SocketPath is the data node's control socket.
 func (c *Cluster) SocketPath(node string) string { return filepath.Join(c.dir, node, "control.sock") }
 
-// ClientURL is where the data node serves the etcd API.
+// ClientURL is where the data node serves the etcd API: on the loopback of its host.
 func (c *Cluster) ClientURL(node string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d", c.plan.Ports[node].Client)
 }

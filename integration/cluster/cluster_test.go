@@ -66,6 +66,51 @@ func TestDirectoryIsResumedWithItsPorts(t *testing.T) {
 	}
 }
 
+// elsewhere is a place of which only the addresses matter.
+type elsewhere struct{ entered chan string }
+
+func (elsewhere) Address(node string) string {
+	return map[string]string{A: "10.1.2.1", B: "10.1.2.2", Witness: "10.1.2.3"}[node]
+}
+
+func (p elsewhere) Enter(node string) error {
+	p.entered <- node
+	return nil
+}
+
+func TestNodesWithHostsOfTheirOwn(t *testing.T) {
+	shared := fake(t)
+	place := elsewhere{make(chan string, 1)}
+	c, err := New(t.Context(), t.TempDir(), Options{Binaries: shared.opts.Binaries, Place: place, LogDir: t.TempDir(), Extra: map[string]string{A: "max_wait: 3s\n"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+	n, err := config.LoadNode(c.configPath(A))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (config.Member{Raft: "10.1.2.2:2384", Peer: "10.1.2.2:2383", Postgres: "10.1.2.2:5433"}); n.Members[B] != want || n.ClientListen != "127.0.0.1:2379" || n.MaxWait != 3*time.Second {
+		t.Errorf("configured: %+v", n)
+	}
+	if w, err := config.LoadWitness(c.configPath(Witness)); err != nil || w.Listen != "10.1.2.3:2384" {
+		t.Errorf("the witness listens on %q, %v", w.Listen, err)
+	}
+	if err := c.Start(t.Context(), B); err != nil {
+		t.Fatal(err)
+	}
+	if where := <-place.entered; where != B {
+		t.Errorf("the command was started on %s", where)
+	}
+	if filepath.Dir(c.LogPath(B)) != c.opts.LogDir {
+		t.Errorf("logs to %s", c.LogPath(B))
+	}
+}
+
 func TestUnfinishedDirectoryIsRefused(t *testing.T) {
 	c := fake(t)
 	if err := os.WriteFile(filepath.Join(c.DataDir(A), "identity.json"), nil, 0o600); err != nil {
@@ -146,7 +191,7 @@ const childDir = "KINESHIM_CLUSTER_TEST_DIR"
 
 func TestProcessesDieWithTheirOwner(t *testing.T) {
 	if dir := os.Getenv(childDir); dir != "" {
-		p, err := start(exec.Command("sleep", "1000"))
+		p, err := start(exec.Command("sleep", "1000"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// Ports are a node's, all on 127.0.0.1. A witness has only Raft.
+// Ports are a node's, all on 127.0.0.1 unless the node has a host of its own. A witness has only Raft.
 type Ports struct {
 	Client   int `json:"client,omitempty"`
 	Raft     int `json:"raft"`
@@ -95,18 +95,17 @@ client_listen: 127.0.0.1:{{(index .Ports .Node).Client}}
 {{end -}}
 members:
 {{- range $name, $p := .Ports}}
-  {{$name}}: {raft: "127.0.0.1:{{$p.Raft}}"{{if $p.Peer}}, peer: "127.0.0.1:{{$p.Peer}}", postgres: "127.0.0.1:{{$p.Postgres}}"{{end}}}
+  {{- $host := index $.Hosts $name}}
+  {{$name}}: {raft: "{{$host}}:{{$p.Raft}}"{{if $p.Peer}}, peer: "{{$host}}:{{$p.Peer}}", postgres: "{{$host}}:{{$p.Postgres}}"{{end}}}
 {{- end}}
-postgres:
-  settings: { {{- range $name, $value := .Settings}} {{$name}}: {{printf "%q" $value}}, {{end -}} }
 log: {level: info, format: {{.LogFormat}}}
-`))
+{{.Extra}}`))
 
 var witnessConfig = template.Must(template.New("").Parse(`node: {{.Node}}
 data_dir: {{.Dir}}/{{.Node}}
-listen: 127.0.0.1:{{(index .Ports .Node).Raft}}
+listen: "{{index .Hosts .Node}}:{{(index .Ports .Node).Raft}}"
 log: {level: info, format: {{.LogFormat}}}
-`))
+{{.Extra}}`))
 
 func (c *Cluster) configPath(node string) string { return filepath.Join(c.dir, node+".yaml") }
 
@@ -115,6 +114,13 @@ func (c *Cluster) writeConfigs() error {
 	if c.opts.JSONLogs {
 		format = "json"
 	}
+	hosts := map[string]string{}
+	for _, node := range Nodes {
+		hosts[node] = "127.0.0.1"
+		if c.opts.Place != nil {
+			hosts[node] = c.opts.Place.Address(node)
+		}
+	}
 	for _, node := range Nodes {
 		t := dataNodeConfig
 		if !isDataNode(node) {
@@ -122,10 +128,10 @@ func (c *Cluster) writeConfigs() error {
 		}
 		var b strings.Builder
 		if err := t.Execute(&b, struct {
-			Node, Dir, LogFormat, Engine string
-			Ports                        map[string]Ports
-			Settings                     map[string]string
-		}{node, c.dir, format, c.opts.Engine, c.plan.Ports, c.opts.Settings}); err != nil {
+			Node, Dir, LogFormat, Engine, Extra string
+			Ports                               map[string]Ports
+			Hosts                               map[string]string
+		}{node, c.dir, format, c.opts.Engine, c.opts.Extra[node], c.plan.Ports, hosts}); err != nil {
 			return fmt.Errorf("write configuration of %s: %w", node, err)
 		}
 		if err := os.WriteFile(c.configPath(node), []byte(b.String()), 0o644); err != nil {
@@ -135,8 +141,12 @@ func (c *Cluster) writeConfigs() error {
 	return nil
 }
 
-// CheckPorts says which of the cluster's ports somebody else has. To be called before the nodes are started.
+// CheckPorts says which of the cluster's ports somebody else has. To be called before the nodes are started. Nodes on hosts of their own have
+// nobody to share with.
 func (c *Cluster) CheckPorts() error {
+	if c.opts.Place != nil {
+		return nil
+	}
 	var errs []error
 	for _, node := range Nodes {
 		p := c.plan.Ports[node]

@@ -22,12 +22,18 @@ type process struct {
 }
 
 // start starts a command that dies with this process. The kernel ties that to the thread that started it, so a goroutine of its own
-// holds that thread until the command has ended.
-func start(cmd *exec.Cmd) (*process, error) {
+// holds that thread until the command has ended. The thread first enters the place where the command is to run; nil: it stays here.
+func start(cmd *exec.Cmd, enter func() error) (*process, error) {
 	p := &process{done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, after the command
+		if enter != nil {
+			if err := enter(); err != nil {
+				started <- err
+				return
+			}
+		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 		if err := cmd.Start(); err != nil {
 			started <- err
@@ -107,7 +113,12 @@ func (c *Cluster) Start(ctx context.Context, node string) error {
 	}
 	cmd := exec.Command(binary, "--config", c.configPath(node))
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, c.dir
-	p, err := start(cmd)
+	cmd.Env = append(os.Environ(), c.opts.Env[node]...)
+	var enter func() error
+	if place := c.opts.Place; place != nil {
+		enter = func() error { return place.Enter(node) }
+	}
+	p, err := start(cmd, enter)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", node, err)
 	}

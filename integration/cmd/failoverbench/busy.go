@@ -22,8 +22,8 @@ const (
 	busyPerCore = 4
 	// busyLook is the pace at which the primary's lease is looked at.
 	busyLook = 100 * time.Millisecond
-	// busyCheckpoints has PostgreSQL write out what is dirty as often as it may be asked to, while clients write.
-	busyCheckpoints = "30s"
+	// busySettings have PostgreSQL write out what is dirty as often as it may be asked to, while clients write.
+	busySettings = "postgres: {settings: {checkpoint_timeout: 30s}}\n"
 )
 
 // busyKind is what a busy time is in the results. Nothing is struck.

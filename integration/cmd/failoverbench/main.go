@@ -82,11 +82,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer results.Close()
-	var settings map[string]string
+	var extra map[string]string
 	if o.busy > 0 {
-		settings = map[string]string{"checkpoint_timeout": busyCheckpoints}
+		extra = map[string]string{cluster.A: busySettings, cluster.B: busySettings}
 	}
-	b, err := newBench(ctx, stdout, json.NewEncoder(results), settings)
+	b, err := newBench(ctx, stdout, json.NewEncoder(results), extra)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ type bench struct {
 	keep   bool
 }
 
-func newBench(ctx context.Context, out io.Writer, enc *json.Encoder, settings map[string]string) (*bench, error) {
+func newBench(ctx context.Context, out io.Writer, enc *json.Encoder, extra map[string]string) (*bench, error) {
 	binDir, err := os.MkdirTemp("", "kineshim-bin-")
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func newBench(ctx context.Context, out io.Writer, enc *json.Encoder, settings ma
 	b := &bench{binDir: binDir, out: out, enc: enc}
 	binaries, err := cluster.Build(ctx, binDir)
 	if err == nil {
-		err = b.newCluster(ctx, binaries, settings)
+		err = b.newCluster(ctx, binaries, extra)
 	}
 	if err != nil {
 		b.close()
@@ -158,7 +158,7 @@ func newBench(ctx context.Context, out io.Writer, enc *json.Encoder, settings ma
 	return b, nil
 }
 
-func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries, settings map[string]string) error {
+func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries, extra map[string]string) error {
 	dir, err := os.MkdirTemp("/tmp", "kineshim-bench-")
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (b *bench) newCluster(ctx context.Context, binaries cluster.Binaries, setti
 	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's OS user must come through
 		return err
 	}
-	if b.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: binaries, JSONLogs: true, Settings: settings}); err != nil {
+	if b.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: binaries, JSONLogs: true, Extra: extra}); err != nil {
 		os.RemoveAll(dir)
 		return err
 	}

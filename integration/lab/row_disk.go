@@ -1,0 +1,354 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"kineshim/integration/cluster"
+	"kineshim/integration/ledger"
+)
+
+// What is left free on a disk of 3 GB: below the mark at which the role goes elsewhere, which is at 220 MB, and above that at which the engine
+// refuses writes, at 150 MB; below that one too; and nothing to speak of.
+const (
+	leaveLittle = 190 << 20
+	leaveLess   = 100 << 20
+	leaveNone   = 4 << 20
+)
+
+// health waits until the primary's status says so of the node.
+func (t *Trial) health(of, says string) {
+	t.Until(fmt.Sprintf("the status says of %s: %s", of, says), serveWithin, func(ctx context.Context) string {
+		p := t.Primary(ctx)
+		if p == "" {
+			return "nobody serves"
+		}
+		s, err := t.Status(ctx, p)
+		if err != nil {
+			return err.Error()
+		}
+		for _, n := range s.GetNodes() {
+			if n.GetName() == of && !strings.Contains(n.GetHealth(), says) {
+				return n.GetHealth()
+			}
+		}
+		return ""
+	})
+	t.timeline.note("the status says of %s: ... %s ...", of, says)
+}
+
+// errorsSince are the errors that clients have met since an instant, by code.
+func (t *Trial) errorsSince(since time.Time) map[string]int {
+	out := map[string]int{}
+	from := t.load.rec.At(since)
+	for _, e := range t.load.rec.Entries() {
+		if e.End >= from && e.Code != "" {
+			out[e.Code]++
+		}
+	}
+	return out
+}
+
+func primaryDiskNearlyFull(t *Trial) {
+	began := time.Now()
+	t.Blow("A's disk is nearly full", func() error { return t.site.Disk(t.A).Fill(leaveLittle) })
+	t.Serves(t.B)
+	t.health(t.A, "nearly full")
+	t.PauseAtMost(began, stallAtMost)
+	if met := t.errorsSince(began); len(met) > 0 {
+		t.Failf("clients met errors, though the role was handed over in good order: %v", met)
+	}
+	t.OnlyServes(t.B, severalLeases)
+
+	began = time.Now()
+	t.Blow("B's disk is nearly full too", func() error { return t.site.Disk(t.B).Fill(leaveLess) })
+	t.Until("writes are refused for want of room", serveWithin, func(context.Context) string {
+		if t.errorsSince(began)["ResourceExhausted"] == 0 {
+			return fmt.Sprintf("errors: %v", t.errorsSince(began))
+		}
+		return ""
+	})
+	reads := time.Now()
+	t.Run(aWhile)
+	if p := t.Primary(t.ctx); p != t.B {
+		t.Failf("%q serves: the role went to a disk that is no better", p)
+	}
+	answered := 0
+	for _, e := range t.load.rec.Entries() {
+		if e.Start >= t.load.rec.At(reads) && !e.Op.Writes() && e.Outcome == ledger.Acknowledged {
+			answered++
+		}
+	}
+	if answered == 0 {
+		t.Failf("no read was answered while writes were refused")
+	}
+	t.Heal("room again", func() error {
+		if err := t.site.Disk(t.A).Empty(); err != nil {
+			return err
+		}
+		return t.site.Disk(t.B).Empty()
+	})
+	t.SomebodyServes()
+}
+
+func standbyDiskFull(t *Trial) {
+	began := time.Now()
+	t.Blow("B's disk is full", func() error { return t.site.Disk(t.B).Fill(leaveNone) })
+	t.Mode(t.A, "solo")
+	t.health(t.B, "disk is full")
+	t.OnlyServes(t.A, 2*severalLeases)
+	t.Mode(t.A, "solo")
+	t.PauseAtMost(began, stallAtMost)
+	t.Heal("room again", t.site.Disk(t.B).Empty)
+	t.Armed()
+	t.OnlyServes(t.A, time.Second)
+}
+
+// witnessDiskFull: each switchover is a new term, which a voter has to write down. Raft's file has some room of its own, so that a full disk may go
+// unnoticed; one that takes no writes at all may not.
+func witnessDiskFull(t *Trial) {
+	t.Blow("W's disk is full", func() error { return t.site.Disk(t.W).Fill(0) })
+	t.OnlyServes(t.A, aWhile)
+	t.switchOver()
+	t.Armed()
+	t.switchOver()
+	if !t.Running(t.W) {
+		t.Failf("the witness has ended because its disk is full")
+	}
+	t.Heal("room again", t.site.Disk(t.W).Empty)
+	t.Armed()
+
+	began := time.Now()
+	t.Blow("W's disk takes no writes", t.site.Disk(t.W).ReadOnly)
+	t.switchOver()
+	t.Until("the witness says that it cannot vote", serveWithin, func(context.Context) string {
+		if t.lastLine(t.W, "takes no writes") == "" {
+			return "it does not"
+		}
+		return ""
+	})
+	if !t.Running(t.W) {
+		t.Failf("the witness has ended because its disk takes no writes")
+	}
+	t.timeline.note("the witness says: %s", t.lastLine(t.W, "takes no writes"))
+	t.health(t.W, "silent")
+	t.OnlyServes(t.SomebodyServes(), aWhile)
+	t.PauseAtMost(began, stallAtMost)
+	t.Heal("W's disk is repaired", func() error {
+		if err := t.KillNode(t.W); err != nil {
+			return err
+		}
+		return t.site.Disk(t.W).Repair()
+	})
+}
+
+// switchOver makes the standby the primary, as an operator does.
+func (t *Trial) switchOver() {
+	p := t.SomebodyServes()
+	to := cluster.Other(p)
+	ctx, cancel := context.WithTimeout(t.ctx, serveWithin)
+	defer cancel()
+	t.timeline.note("an operator switches over to %s", to)
+	t.Must(t.Switchover(ctx, to))
+	t.Serves(to)
+}
+
+// lastLine is the last line of the node's log that has the text in it.
+func (t *Trial) lastLine(node, text string) string {
+	b, err := os.ReadFile(t.LogPath(node))
+	t.Must(err)
+	last := ""
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, text) {
+			last = strings.TrimSpace(line)
+		}
+	}
+	return last
+}
+
+// primaryDiskFails: read-only, and then dead. As long as the disk takes no writes, A must not be counted on, whether its processes go on or are
+// started anew.
+func primaryDiskFails(t *Trial) {
+	for what, fail := range map[string]func(string) error{
+		"is remounted read-only": func(h string) error { return t.site.Disk(h).ReadOnly() },
+		"gives EIO":              func(h string) error { return t.site.Disk(h).Break() },
+	} {
+		p := t.SomebodyServes()
+		other := cluster.Other(p)
+		began := time.Now()
+		t.Blow("the disk of "+p+" "+what, func() error { return fail(p) })
+		t.Serves(other)
+		t.PauseAtMost(began, probedAtMost)
+		t.OnlyServes(other, severalLeases)
+		t.Mode(other, "solo")
+		t.Blow("all processes of "+p+" are started anew, on the same disk", func() error {
+			if err := t.KillNode(p); err != nil {
+				return err
+			}
+			return t.Start(t.ctx, p)
+		})
+		t.OnlyServes(other, severalLeases)
+		t.Mode(other, "solo")
+		t.Heal("the disk is repaired", func() error {
+			if err := t.KillNode(p); err != nil {
+				return err
+			}
+			return t.site.Disk(p).Repair()
+		})
+		t.Heal("start "+p, func() error { return t.Start(t.ctx, p) })
+		t.Armed()
+		t.OnlyServes(other, time.Second)
+	}
+}
+
+// raftLogs finds the Raft log of a node.
+func (t *Trial) raftLog(node string) string {
+	for _, pattern := range []string{"raft/raft.db", "*/raft.db"} {
+		found, _ := filepath.Glob(filepath.Join(t.DataDir(node), pattern)) // the pattern is well formed
+		if len(found) == 1 {
+			return found[0]
+		}
+	}
+	t.Fatalf("%s has no Raft log", node)
+	return ""
+}
+
+// refusesWithin is how long a program may take to see that it cannot start.
+const refusesWithin = 15 * time.Second
+
+func witnessLogDamaged(t *Trial) {
+	t.Blow("kill W and damage its Raft log", func() error {
+		if err := t.KillNode(t.W); err != nil {
+			return err
+		}
+		path := t.raftLog(t.W)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path+".lab", b, 0o600); err != nil {
+			return err
+		}
+		return os.WriteFile(path, []byte(strings.Repeat("damaged ", len(b)/8)), 0o600)
+	})
+	t.timeline.note("start W")
+	t.Must(t.Start(t.ctx, t.W))
+	select {
+	case <-t.Exited(t.W):
+	case <-time.After(refusesWithin):
+		t.Failf("the witness runs on a damaged log")
+	}
+	says := t.lastLine(t.W, "raftwitness: ")
+	t.timeline.note("W says: %s", says)
+	if !strings.Contains(says, "Raft log") {
+		t.Failf("the witness does not say what is wrong: %q", says)
+	}
+	t.OnlyServes(t.A, aWhile)
+	t.Heal("its log is put back", func() error { return os.Rename(t.raftLog(t.W)+".lab", t.raftLog(t.W)) })
+}
+
+// damagedTable is a table of the lab's own, so that nothing but the lab reads it.
+const damagedTable = "lab_damaged"
+
+func primaryTableDamaged(t *Trial) {
+	t.query(t.A, "CREATE TABLE IF NOT EXISTS "+damagedTable+" AS SELECT generate_series(1, 10000) AS n")
+	t.query(t.A, "CHECKPOINT")
+	t.Blow("kill -9 a backend of A, so that it begins with empty buffers", func() error { return t.KillBackend(t.A) })
+	t.SomebodyServes()
+	t.Armed()
+	a := t.SomebodyServes()
+	b := cluster.Other(a)
+	path := filepath.Join(t.DataDir(a), "pgdata", t.query(a, "SELECT pg_relation_filepath('"+damagedTable+"')"))
+	began := time.Now()
+	t.Blow("a page of the table "+damagedTable+" of "+a+" is damaged", func() error {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = f.WriteAt([]byte("damaged"), 2*8192+4000)
+		return err
+	})
+	n, err := t.SQL(a, "SELECT sum(n) FROM "+damagedTable)
+	t.timeline.note("somebody reads it: %q, %v", n, err)
+	if err == nil {
+		t.Fatalf("the damaged page was read, so that nothing is tried")
+	}
+	t.Serves(b)
+	t.PauseAtMost(began, stallAtMost)
+	t.Until(a+" is cloned", armWithin, func(ctx context.Context) string {
+		if s, err := t.Status(ctx, a); err != nil || cluster.Self(s).GetDataDamaged() || !cluster.Self(s).GetDataComplete() {
+			return fmt.Sprintf("%v, %v", cluster.Self(s).GetDiskTrouble(), err)
+		}
+		return ""
+	})
+	t.Armed()
+	if got := t.query(a, "SELECT sum(n) FROM "+damagedTable); got != "50005000" {
+		t.Failf("the table of %s after the clone: %s", a, got)
+	}
+	t.query(b, "DROP TABLE "+damagedTable)
+}
+
+// smallSlots makes the slot keep little WAL, so that it can be lost.
+func smallSlots(_ context.Context, _ string, o *cluster.Options) error {
+	const settings = "postgres: {slot_keep: 64MB, settings: {wal_keep_size: \"0\", max_wal_size: 64MB, min_wal_size: 32MB}}\n"
+	o.Extra = map[string]string{cluster.A: settings, cluster.B: settings}
+	return nil
+}
+
+// clonedWithin is how long a standby may take to see that it cannot follow, and to be cloned from a small database.
+const clonedWithin = 40 * time.Second
+
+func slotLost(t *Trial) {
+	t.PowerOff(t.B)
+	t.solo(t.A)
+	t.timeline.note("A writes 256 MB of WAL")
+	for range 16 {
+		t.query(t.A, "SELECT pg_logical_emit_message(false, 'lab', repeat('x', 16 << 20))")
+		t.query(t.A, "CHECKPOINT")
+	}
+	if status := t.query(t.A, "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'kineshim_standby'"); status != "lost" {
+		t.Fatalf("the slot is %q: it has to be lost for this row to mean anything", status)
+	}
+	const atMost = 64<<20 /* the slot */ + 64<<20 /* max_wal_size */ + 3*16<<20
+	var size int64
+	_, err := fmt.Sscan(t.query(t.A, "SELECT sum(size)::bigint FROM pg_ls_waldir()"), &size)
+	t.Must(err)
+	t.timeline.note("A keeps %d MB of WAL", size>>20)
+	if size > atMost {
+		t.Failf("A keeps %d MB of WAL for B, at most %d were to be expected", size>>20, atMost>>20)
+	}
+	back := time.Now()
+	t.PowerOn(t.B)
+	t.Armed()
+	if took := time.Since(back); took > clonedWithin {
+		t.Failf("B was armed after %s: it tries what cannot help", took.Round(time.Second))
+	}
+	if t.lastLine(t.B, `"action":"clone"`) == "" {
+		t.Failf("B is armed, and nothing says that it was cloned")
+	}
+	t.OnlyServes(t.A, time.Second)
+}
+
+func promotedByHand(t *Trial) {
+	pid, err := t.Postmaster(t.B)
+	t.Must(err)
+	binary, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	t.Must(err)
+	t.Blow("an operator runs pg_ctl promote on B", func() error {
+		out, err := t.site.Run(t.B, "", "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--",
+			filepath.Join(filepath.Dir(binary), "pg_ctl"), "-D", filepath.Join(t.DataDir(t.B), "pgdata"), "promote")
+		t.timeline.note("pg_ctl says: %s", strings.ReplaceAll(strings.TrimSpace(out), "\n", "; "))
+		return err
+	})
+	t.OnlyServes(t.A, aWhile)
+	t.Armed()
+	t.OnlyServes(t.A, time.Second)
+	if t.lastLine(t.B, `"action":"clone"`) == "" && t.lastLine(t.B, `"action":"rewind"`) == "" {
+		t.Failf("nothing says that B was rebuilt")
+	}
+}
