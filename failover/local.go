@@ -303,6 +303,9 @@ func (a *Agent) nodeState() *pb.NodeState {
 		Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
 	_, s.AppliedIndex = a.store.Record()
+	if a.cfg.VIPs != nil {
+		s.Vips = a.cfg.VIPs()
+	}
 	if !s.GateOpen && s.GateReason == "" {
 		s.GateReason = ErrNoLease.Error()
 	}

@@ -8,11 +8,8 @@ import (
 )
 
 func placeOf(addr string) Place {
-	p, err := Parse(addr)
-	if err != nil {
-		panic(err)
-	}
-	return Place{Address: p, Interface: "eth0", Index: 2, MAC: hostMAC}
+	a := netip.MustParseAddr(addr)
+	return Place{Address: netip.PrefixFrom(a, a.BitLen()), Interface: "eth0", Index: 2, MAC: hostMAC}
 }
 
 // The checksums are checked by their sum; that a kernel accepts them, TestNeighboursMove shows.

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kernel is this machine's network, in the namespace of the process.
+// Kernel is this machine's network, in the namespace of the process. The zero Kernel is ready; it must be closed.
 type Kernel struct {
+	mu     sync.Mutex // guards handle
 	handle *netlink.Handle
 }
 
@@ -23,21 +24,33 @@ var _ Host = (*Kernel)(nil)
 // netlinkBound ends a request that the kernel does not answer, which it does while another holds its lock for long.
 const netlinkBound = time.Second
 
-// NewKernel opens what the requests go through. It must be closed.
-func NewKernel() (*Kernel, error) {
+// netlink opens what the requests go through, once.
+func (k *Kernel) netlink() (*netlink.Handle, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.handle != nil {
+		return k.handle, nil
+	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err == nil {
+		err = h.SetSocketTimeout(netlinkBound)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
+		return nil, explain("open netlink", err)
 	}
-	if err := h.SetSocketTimeout(netlinkBound); err != nil {
-		h.Close()
-		return nil, fmt.Errorf("open netlink: %w", err)
-	}
-	return &Kernel{handle: h}, nil
+	k.handle = h
+	return h, nil
 }
 
 // Close ends all that Host's methods need.
-func (k *Kernel) Close() { k.handle.Close() }
+func (k *Kernel) Close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.handle != nil {
+		k.handle.Close()
+		k.handle = nil
+	}
+}
 
 // Able looks at the capabilities of the process.
 func (k *Kernel) Able() error {
@@ -63,11 +76,15 @@ func (k *Kernel) Able() error {
 
 // Interfaces asks the kernel.
 func (k *Kernel) Interfaces() ([]Interface, error) {
-	links, err := k.handle.LinkList()
+	h, err := k.netlink()
+	if err != nil {
+		return nil, err
+	}
+	links, err := h.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces: %w", err)
 	}
-	addrs, err := k.handle.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses: %w", err)
 	}
@@ -101,7 +118,11 @@ func prefixOf(a netlink.Addr) (netip.Prefix, bool) {
 // Put makes an address that is no connection's source: IPv4 by its scope, since a host's own address is not used to speak with others
 // (inet_select_addr), IPv6 because it is deprecated from the beginning (RFC 6724, rule 3). Neither brings a route with it.
 func (k *Kernel) Put(p Place) error {
-	if err := k.handle.AddrReplace(linkOf(p), request(p)); err != nil {
+	h, err := k.netlink()
+	if err != nil {
+		return err
+	}
+	if err := h.AddrReplace(linkOf(p), request(p)); err != nil {
 		return explain("put "+p.Address.String()+" on "+p.Interface, err)
 	}
 	return nil
@@ -109,7 +130,11 @@ func (k *Kernel) Put(p Place) error {
 
 // Remove takes the address away.
 func (k *Kernel) Remove(p Place) error {
-	err := k.handle.AddrDel(linkOf(p), request(p))
+	h, err := k.netlink()
+	if err != nil {
+		return err
+	}
+	err = h.AddrDel(linkOf(p), request(p))
 	if err == nil || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
 		return nil
 	}

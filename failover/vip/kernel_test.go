@@ -33,11 +33,9 @@ func nodeHelper(arg string) {
 			os.Exit(1)
 		}
 	}
-	k, err := NewKernel()
-	fatal(err)
 	role, conns := &fakeRole{changed: make(chan struct{}, 1)}, &Connections{}
 	cfg := Config{
-		Node: name, Role: role, Host: k, Connections: conns, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name),
+		Node: name, Role: role, Host: &Kernel{}, Connections: conns, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name),
 		PeerMACs: func(netip.Addr) []string { return strings.Fields(peer) },
 	}
 	for _, a := range both {
@@ -251,7 +249,9 @@ func TestAddressIsNoSource(t *testing.T) {
 	s.ip("a", "addr add 10.77.0.1/24 dev eth0")
 	s.ip("a", "route replace default via 10.77.0.2")
 	s.ip("a", "-6 route replace default via fd77::2")
-	for dst, want := range map[string]string{"10.77.0.2": "10.77.0.1", "8.8.8.8": "10.77.0.1", "fd77::2": "fd77::1", "2001:db8::1": "fd77::1"} {
+	s.ip("a", "route add 198.51.100.0/24 dev eth0")
+	// 198.51.100.7 would have the first address, fd77::51 the nearest.
+	for dst, want := range map[string]string{"198.51.100.7": "10.77.0.1", "fd77::51": "fd77::1", "10.77.0.2": "10.77.0.1", "8.8.8.8": "10.77.0.1", "fd77::2": "fd77::1", "2001:db8::1": "fd77::1"} {
 		if got := s.ip("a", "route get "+dst); !strings.Contains(got, "src "+want+" ") {
 			t.Errorf("to %s: %s", dst, got)
 		}

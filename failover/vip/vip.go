@@ -81,28 +81,6 @@ type Status struct {
 	Conflicts, Takeovers, HookFailures uint64
 }
 
-// Parse reads an address with or without a prefix length.
-func Parse(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		a, aerr := netip.ParseAddr(s)
-		if aerr != nil {
-			return p, fmt.Errorf("%q is not an IP address, with or without a prefix length", s)
-		}
-		p = netip.PrefixFrom(a, a.BitLen())
-	}
-	a := p.Addr()
-	switch {
-	case a.Zone() != "" || a.Is4In6():
-		return p, fmt.Errorf("%q: write it without a zone, and IPv4 as 192.0.2.1", s)
-	case a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast():
-		return p, fmt.Errorf("%q cannot move between machines: not unspecified, loopback, multicast or link-local", s)
-	case p.Bits() == 0:
-		return p, fmt.Errorf("%q: the prefix length is 0", s)
-	}
-	return p, nil
-}
-
 // validate reports what New cannot work with.
 func (c *Config) validate() error {
 	var errs []error
@@ -116,8 +94,8 @@ func (c *Config) validate() error {
 	}
 	seen := map[netip.Addr]bool{}
 	for _, v := range c.VIPs {
-		if _, err := Parse(v.Address.String()); err != nil {
-			errs = append(errs, err)
+		if !v.Address.IsValid() {
+			errs = append(errs, errors.New("vip: no address"))
 		}
 		if seen[v.Address.Addr()] {
 			errs = append(errs, fmt.Errorf("%s is named twice", v.Address.Addr()))
