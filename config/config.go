@@ -41,7 +41,9 @@ type Node struct {
 	// VIPs are held by the primary; VIPEtcd is served on them.
 	VIPs    []VIP   `yaml:"vips,omitempty"`
 	VIPEtcd VIPEtcd `yaml:"vip_etcd,omitempty"`
-	Log     Log     `yaml:"log"`
+	// APIServer is a balancer for the Kubernetes API, on both data nodes.
+	APIServer APIServer `yaml:"apiserver,omitempty"`
+	Log       Log       `yaml:"log"`
 }
 
 // Member is how one voter is reached; host:port each. A witness has only Raft.
@@ -183,6 +185,7 @@ func (n *Node) setDefaults() {
 	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
 	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
 	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
+	n.setAPIServerDefaults()
 	for i := range n.VIPs {
 		setDuration(&n.VIPs[i].HookTimeout, DefaultHookTimeout)
 	}
@@ -249,6 +252,7 @@ func (n *Node) Validate() error {
 	m.maxWait(n.MaxWait)
 	m.members(n)
 	m.vips(n)
+	m.apiServer(n.APIServer)
 	m.timing(n.Timing)
 	m.log(n.Log)
 	if p := n.ControlSocket; len(p) > maxSocketPath {

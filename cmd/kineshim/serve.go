@@ -159,6 +159,11 @@ func (n *node) run(ctx context.Context) (err error) {
 		stopVIPs := n.background(n.vips.Run)
 		defer func() { err = errors.Join(err, stopVIPs()) }()
 	}
+	stopBalancer, err := n.startBalancer()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopBalancer()) }()
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
 		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
