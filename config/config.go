@@ -38,7 +38,12 @@ type Node struct {
 	Members  map[string]Member `yaml:"members"`
 	Postgres Postgres          `yaml:"postgres"`
 	Timing   Timing            `yaml:"timing"`
-	Log      Log               `yaml:"log"`
+	// VIPs are held by the primary; VIPEtcd is served on them.
+	VIPs    []VIP   `yaml:"vips,omitempty"`
+	VIPEtcd VIPEtcd `yaml:"vip_etcd,omitempty"`
+	// APIServer is a balancer for the Kubernetes API, on both data nodes.
+	APIServer APIServer `yaml:"apiserver,omitempty"`
+	Log       Log       `yaml:"log"`
 }
 
 // Member is how one voter is reached; host:port each. A witness has only Raft.
@@ -180,6 +185,10 @@ func (n *Node) setDefaults() {
 	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
 	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
 	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
+	n.setAPIServerDefaults()
+	for i := range n.VIPs {
+		setDuration(&n.VIPs[i].HookTimeout, DefaultHookTimeout)
+	}
 }
 
 func setDuration(d *time.Duration, def time.Duration) {
@@ -242,6 +251,8 @@ func (n *Node) Validate() error {
 	m.native(n.Native)
 	m.maxWait(n.MaxWait)
 	m.members(n)
+	m.vips(n)
+	m.apiServer(n.APIServer)
 	m.timing(n.Timing)
 	m.log(n.Log)
 	if p := n.ControlSocket; len(p) > maxSocketPath {

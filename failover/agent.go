@@ -86,7 +86,7 @@ type Link interface {
 	WaitForStateChange(ctx context.Context, state connectivity.State) bool
 }
 
-// Config is what an Agent needs. All fields are required, but for PeerLink.
+// Config is what an Agent needs. All fields are required, but for PeerLink and VIPs.
 type Config struct {
 	Self, Other, Witness string
 	ServerID             string
@@ -106,7 +106,9 @@ type Config struct {
 	PeerAddress string
 	// DataDir is the node's data directory, and PostgresDir the database's in it: their disk is watched. "": none is.
 	DataDir, PostgresDir string
-	Log                  *slog.Logger
+	// VIPs are this node's virtual addresses, for the status. Nil: there are none.
+	VIPs func() []*pb.VipState
+	Log  *slog.Logger
 }
 
 // Agent runs one data node. Make it with New, then call Run once.
@@ -126,6 +128,7 @@ type Agent struct {
 	disk     *disk.Watch // nil: the disk is not watched
 	// confirmed and pairing are read by the gate on every request; see decide.Input.
 	confirmed, pairing atomic.Bool
+	addresses          addresses
 
 	mu sync.Mutex // guards the fields below
 	local
@@ -157,7 +160,7 @@ const (
 func New(cfg Config) *Agent {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, pg: cfg.Postgres, store: cfg.Store, instance: newNonce(), started: time.Now(),
-		wakeCh: make(chan struct{}, 1), beatCh: make(chan struct{}, 1), over: make(chan struct{}),
+		wakeCh: make(chan struct{}, 1), beatCh: make(chan struct{}, 1), over: make(chan struct{}), addresses: addresses{changed: make(chan struct{}, 1)},
 	}
 	a.gate = &Gate{store: cfg.Store, confirmed: &a.confirmed, pairing: &a.pairing, name: cfg.Self}
 	a.gate.close("starting")
@@ -220,6 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 	a.gate.end("stopping")
+	a.addresses.allow(false)
 	a.routes.set(Route{Why: "kineshim is stopping"})
 	cancel()
 	for _, l := range []*lane{a.postgresLane, a.syncLane, a.raftLane} {
@@ -291,6 +295,7 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 		a.confirmed.Store(true)
 	}
 	a.applyGate(&in, plan)
+	a.addresses.allow(plan.Closed == "" || a.draining(&in))
 	a.applyRoute(&in, plan)
 	if plan.Relief != old.Relief {
 		a.beat()

@@ -300,6 +300,9 @@ func (a *Agent) nodeState() *pb.NodeState {
 	d := in.Local.Disk
 	s.DiskTrouble, s.DiskLow, s.DiskRoomy, s.DiskFull, s.DiskFailing, s.DataDamaged = a.trouble(), d.Low, d.Roomy, d.Full, d.Failing, d.Damaged
 	_, s.AppliedIndex = a.store.Record()
+	if a.cfg.VIPs != nil {
+		s.Vips = a.cfg.VIPs()
+	}
 	if !s.GateOpen && s.GateReason == "" {
 		s.GateReason = ErrNoLease.Error()
 	}

@@ -526,6 +526,7 @@ func (a *Agent) settle(ctx context.Context) error {
 func (a *Agent) handOver(ctx context.Context, to string) error {
 	if to == a.cfg.Other { // it must know why before it leads
 		a.exchangeOnce(ctx)
+		a.awaitNoAddress(ctx)
 	}
 	err := bounded(ctx, handOverTimeout, func(ctx context.Context) error { return a.store.HandOver(ctx, to) })
 	if err == nil {

@@ -140,12 +140,14 @@ type NodeState struct {
 	WitnessContactMs int64  `protobuf:"varint,53,opt,name=witness_contact_ms,json=witnessContactMs,proto3" json:"witness_contact_ms,omitempty"` // since the witness last answered this leader; -1: not leader, or never
 	CommitIndex      uint64 `protobuf:"varint,54,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	// The disk.
-	DiskTrouble   string `protobuf:"bytes,70,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`  // what is wrong with it, for people; empty: nothing
-	DiskLow       bool   `protobuf:"varint,71,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`             // nearly full: a primary hands its role over, if the other node has room
-	DiskRoomy     bool   `protobuf:"varint,72,opt,name=disk_roomy,json=diskRoomy,proto3" json:"disk_roomy,omitempty"`       // far from full
-	DiskFull      bool   `protobuf:"varint,73,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`          // PostgreSQL may end at any moment for want of room
-	DiskFailing   bool   `protobuf:"varint,74,opt,name=disk_failing,json=diskFailing,proto3" json:"disk_failing,omitempty"` // it takes no writes
-	DataDamaged   bool   `protobuf:"varint,75,opt,name=data_damaged,json=dataDamaged,proto3" json:"data_damaged,omitempty"` // PostgreSQL has found pages with a wrong checksum since the data were made
+	DiskTrouble string `protobuf:"bytes,70,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`  // what is wrong with it, for people; empty: nothing
+	DiskLow     bool   `protobuf:"varint,71,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`             // nearly full: a primary hands its role over, if the other node has room
+	DiskRoomy   bool   `protobuf:"varint,72,opt,name=disk_roomy,json=diskRoomy,proto3" json:"disk_roomy,omitempty"`       // far from full
+	DiskFull    bool   `protobuf:"varint,73,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`          // PostgreSQL may end at any moment for want of room
+	DiskFailing bool   `protobuf:"varint,74,opt,name=disk_failing,json=diskFailing,proto3" json:"disk_failing,omitempty"` // it takes no writes
+	DataDamaged bool   `protobuf:"varint,75,opt,name=data_damaged,json=dataDamaged,proto3" json:"data_damaged,omitempty"` // PostgreSQL has found pages with a wrong checksum since the data were made
+	// The virtual addresses, in the order of this node's configuration.
+	Vips          []*VipState `protobuf:"bytes,60,rep,name=vips,proto3" json:"vips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -425,6 +427,139 @@ func (x *NodeState) GetDataDamaged() bool {
 	return false
 }
 
+func (x *NodeState) GetVips() []*VipState {
+	if x != nil {
+		return x.Vips
+	}
+	return nil
+}
+
+// VipState is a virtual address as one node knows it.
+type VipState struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Address    string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`                         // without the prefix length
+	Interface  string                 `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`                     // where it is on this node, or would be; "": not known
+	Mac        string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`                                 // of the interface: what this node answers with
+	Held       bool                   `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`                              // it is on the interface
+	HookOnly   bool                   `protobuf:"varint,5,opt,name=hook_only,json=hookOnly,proto3" json:"hook_only,omitempty"`      // the node never holds it itself: the hook moves whatever does
+	Problem    string                 `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`                         // why it is not held, or who else claims it, and what to do; "": all is well
+	ForeignMac string                 `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"` // of a host that claims the address and is neither of the data nodes
+	Hook       string                 `protobuf:"bytes,8,opt,name=hook,proto3" json:"hook,omitempty"`                               // what became of the hook's last event; "": there was none
+	// Since the process started.
+	Conflicts     uint64 `protobuf:"varint,9,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Takeovers     uint64 `protobuf:"varint,10,opt,name=takeovers,proto3" json:"takeovers,omitempty"`
+	HookFailures  uint64 `protobuf:"varint,11,opt,name=hook_failures,json=hookFailures,proto3" json:"hook_failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VipState) Reset() {
+	*x = VipState{}
+	mi := &file_kineshim_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VipState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VipState) ProtoMessage() {}
+
+func (x *VipState) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VipState.ProtoReflect.Descriptor instead.
+func (*VipState) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *VipState) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *VipState) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *VipState) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *VipState) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *VipState) GetHookOnly() bool {
+	if x != nil {
+		return x.HookOnly
+	}
+	return false
+}
+
+func (x *VipState) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *VipState) GetForeignMac() string {
+	if x != nil {
+		return x.ForeignMac
+	}
+	return ""
+}
+
+func (x *VipState) GetHook() string {
+	if x != nil {
+		return x.Hook
+	}
+	return ""
+}
+
+func (x *VipState) GetConflicts() uint64 {
+	if x != nil {
+		return x.Conflicts
+	}
+	return 0
+}
+
+func (x *VipState) GetTakeovers() uint64 {
+	if x != nil {
+		return x.Takeovers
+	}
+	return 0
+}
+
+func (x *VipState) GetHookFailures() uint64 {
+	if x != nil {
+		return x.HookFailures
+	}
+	return 0
+}
+
 type BeginRebuildRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -437,7 +572,7 @@ type BeginRebuildRequest struct {
 
 func (x *BeginRebuildRequest) Reset() {
 	*x = BeginRebuildRequest{}
-	mi := &file_kineshim_proto_msgTypes[2]
+	mi := &file_kineshim_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +584,7 @@ func (x *BeginRebuildRequest) String() string {
 func (*BeginRebuildRequest) ProtoMessage() {}
 
 func (x *BeginRebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[2]
+	mi := &file_kineshim_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +597,7 @@ func (x *BeginRebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRebuildRequest.ProtoReflect.Descriptor instead.
 func (*BeginRebuildRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{2}
+	return file_kineshim_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BeginRebuildRequest) GetNode() string {
@@ -503,7 +638,7 @@ type BeginRebuildResponse struct {
 
 func (x *BeginRebuildResponse) Reset() {
 	*x = BeginRebuildResponse{}
-	mi := &file_kineshim_proto_msgTypes[3]
+	mi := &file_kineshim_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +650,7 @@ func (x *BeginRebuildResponse) String() string {
 func (*BeginRebuildResponse) ProtoMessage() {}
 
 func (x *BeginRebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[3]
+	mi := &file_kineshim_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +663,7 @@ func (x *BeginRebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRebuildResponse.ProtoReflect.Descriptor instead.
 func (*BeginRebuildResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{3}
+	return file_kineshim_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BeginRebuildResponse) GetGranted() bool {
@@ -557,7 +692,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_kineshim_proto_msgTypes[4]
+	mi := &file_kineshim_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +704,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[4]
+	mi := &file_kineshim_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +717,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{4}
+	return file_kineshim_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PromoteRequest) GetNode() string {
@@ -625,7 +760,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_kineshim_proto_msgTypes[5]
+	mi := &file_kineshim_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +772,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[5]
+	mi := &file_kineshim_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +785,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{5}
+	return file_kineshim_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PromoteResponse) GetDone() bool {
@@ -690,7 +825,7 @@ type PreviewForceRequest struct {
 
 func (x *PreviewForceRequest) Reset() {
 	*x = PreviewForceRequest{}
-	mi := &file_kineshim_proto_msgTypes[6]
+	mi := &file_kineshim_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +837,7 @@ func (x *PreviewForceRequest) String() string {
 func (*PreviewForceRequest) ProtoMessage() {}
 
 func (x *PreviewForceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[6]
+	mi := &file_kineshim_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +850,7 @@ func (x *PreviewForceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewForceRequest.ProtoReflect.Descriptor instead.
 func (*PreviewForceRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{6}
+	return file_kineshim_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PreviewForceRequest) GetNode() string {
@@ -742,7 +877,7 @@ type PreviewForceResponse struct {
 
 func (x *PreviewForceResponse) Reset() {
 	*x = PreviewForceResponse{}
-	mi := &file_kineshim_proto_msgTypes[7]
+	mi := &file_kineshim_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +889,7 @@ func (x *PreviewForceResponse) String() string {
 func (*PreviewForceResponse) ProtoMessage() {}
 
 func (x *PreviewForceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[7]
+	mi := &file_kineshim_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +902,7 @@ func (x *PreviewForceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewForceResponse.ProtoReflect.Descriptor instead.
 func (*PreviewForceResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{7}
+	return file_kineshim_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PreviewForceResponse) GetPossible() bool {
@@ -836,7 +971,7 @@ type SetPausedRequest struct {
 
 func (x *SetPausedRequest) Reset() {
 	*x = SetPausedRequest{}
-	mi := &file_kineshim_proto_msgTypes[8]
+	mi := &file_kineshim_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +983,7 @@ func (x *SetPausedRequest) String() string {
 func (*SetPausedRequest) ProtoMessage() {}
 
 func (x *SetPausedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[8]
+	mi := &file_kineshim_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +996,7 @@ func (x *SetPausedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPausedRequest.ProtoReflect.Descriptor instead.
 func (*SetPausedRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{8}
+	return file_kineshim_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetPausedRequest) GetPaused() bool {
@@ -886,7 +1021,7 @@ type SetPausedResponse struct {
 
 func (x *SetPausedResponse) Reset() {
 	*x = SetPausedResponse{}
-	mi := &file_kineshim_proto_msgTypes[9]
+	mi := &file_kineshim_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1033,7 @@ func (x *SetPausedResponse) String() string {
 func (*SetPausedResponse) ProtoMessage() {}
 
 func (x *SetPausedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[9]
+	mi := &file_kineshim_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1046,7 @@ func (x *SetPausedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPausedResponse.ProtoReflect.Descriptor instead.
 func (*SetPausedResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{9}
+	return file_kineshim_proto_rawDescGZIP(), []int{10}
 }
 
 type HistoryRequest struct {
@@ -922,7 +1057,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kineshim_proto_msgTypes[10]
+	mi := &file_kineshim_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1069,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[10]
+	mi := &file_kineshim_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1082,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{10}
+	return file_kineshim_proto_rawDescGZIP(), []int{11}
 }
 
 type HistoryEvent struct {
@@ -963,7 +1098,7 @@ type HistoryEvent struct {
 
 func (x *HistoryEvent) Reset() {
 	*x = HistoryEvent{}
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1110,7 @@ func (x *HistoryEvent) String() string {
 func (*HistoryEvent) ProtoMessage() {}
 
 func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1123,7 @@ func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEvent.ProtoReflect.Descriptor instead.
 func (*HistoryEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{11}
+	return file_kineshim_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HistoryEvent) GetAtUnixMilli() int64 {
@@ -1035,7 +1170,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1182,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1195,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{12}
+	return file_kineshim_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HistoryResponse) GetEvents() []*HistoryEvent {
@@ -1082,7 +1217,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1229,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1242,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{13}
+	return file_kineshim_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestoreRequest) GetReplace() bool {
@@ -1149,7 +1284,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1296,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1309,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{14}
+	return file_kineshim_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestoreResponse) GetKeys() int64 {
@@ -1206,7 +1341,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1353,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1366,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{15}
+	return file_kineshim_proto_rawDescGZIP(), []int{16}
 }
 
 type NodeStatus struct {
@@ -1252,7 +1387,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1399,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1412,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{16}
+	return file_kineshim_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1376,7 +1511,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1523,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1536,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{17}
+	return file_kineshim_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -1538,7 +1673,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1685,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1698,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{18}
+	return file_kineshim_proto_rawDescGZIP(), []int{19}
 }
 
 type ReadIndexResponse struct {
@@ -1575,7 +1710,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1722,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1735,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{19}
+	return file_kineshim_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadIndexResponse) GetRevision() int64 {
@@ -1623,7 +1758,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1770,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1783,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{20}
+	return file_kineshim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FollowRequest) GetLineage() int64 {
@@ -1690,7 +1825,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1837,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1850,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{21}
+	return file_kineshim_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowResponse) GetLineage() int64 {
@@ -1770,7 +1905,7 @@ type FollowCommit struct {
 
 func (x *FollowCommit) Reset() {
 	*x = FollowCommit{}
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1917,7 @@ func (x *FollowCommit) String() string {
 func (*FollowCommit) ProtoMessage() {}
 
 func (x *FollowCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1930,7 @@ func (x *FollowCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCommit.ProtoReflect.Descriptor instead.
 func (*FollowCommit) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{22}
+	return file_kineshim_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FollowCommit) GetRevision() int64 {
@@ -1823,7 +1958,7 @@ type FollowEvent struct {
 
 func (x *FollowEvent) Reset() {
 	*x = FollowEvent{}
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1970,7 @@ func (x *FollowEvent) String() string {
 func (*FollowEvent) ProtoMessage() {}
 
 func (x *FollowEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1983,7 @@ func (x *FollowEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEvent.ProtoReflect.Descriptor instead.
 func (*FollowEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{23}
+	return file_kineshim_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FollowEvent) GetRow() int64 {
@@ -1878,7 +2013,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"elapsed_ms\x18\x04 \x01(\x03R\telapsedMs\x12\x12\n" +
-	"\x04step\x18\x05 \x01(\tR\x04step\"\xe3\b\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\"\x8e\t\n" +
 	"\tNodeState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x18\n" +
@@ -1919,7 +2054,22 @@ const file_kineshim_proto_rawDesc = "" +
 	"disk_roomy\x18H \x01(\bR\tdiskRoomy\x12\x1b\n" +
 	"\tdisk_full\x18I \x01(\bR\bdiskFull\x12!\n" +
 	"\fdisk_failing\x18J \x01(\bR\vdiskFailing\x12!\n" +
-	"\fdata_damaged\x18K \x01(\bR\vdataDamaged\"q\n" +
+	"\fdata_damaged\x18K \x01(\bR\vdataDamaged\x12)\n" +
+	"\x04vips\x18< \x03(\v2\x15.kineshim.v1.VipStateR\x04vips\"\xb5\x02\n" +
+	"\bVipState\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\tR\x03mac\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\bR\x04held\x12\x1b\n" +
+	"\thook_only\x18\x05 \x01(\bR\bhookOnly\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x12\x1f\n" +
+	"\vforeign_mac\x18\a \x01(\tR\n" +
+	"foreignMac\x12\x12\n" +
+	"\x04hook\x18\b \x01(\tR\x04hook\x12\x1c\n" +
+	"\tconflicts\x18\t \x01(\x04R\tconflicts\x12\x1c\n" +
+	"\ttakeovers\x18\n" +
+	" \x01(\x04R\ttakeovers\x12#\n" +
+	"\rhook_failures\x18\v \x01(\x04R\fhookFailures\"q\n" +
 	"\x13BeginRebuildRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -2058,69 +2208,71 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
-	(*BeginRebuildRequest)(nil),  // 2: kineshim.v1.BeginRebuildRequest
-	(*BeginRebuildResponse)(nil), // 3: kineshim.v1.BeginRebuildResponse
-	(*PromoteRequest)(nil),       // 4: kineshim.v1.PromoteRequest
-	(*PromoteResponse)(nil),      // 5: kineshim.v1.PromoteResponse
-	(*PreviewForceRequest)(nil),  // 6: kineshim.v1.PreviewForceRequest
-	(*PreviewForceResponse)(nil), // 7: kineshim.v1.PreviewForceResponse
-	(*SetPausedRequest)(nil),     // 8: kineshim.v1.SetPausedRequest
-	(*SetPausedResponse)(nil),    // 9: kineshim.v1.SetPausedResponse
-	(*HistoryRequest)(nil),       // 10: kineshim.v1.HistoryRequest
-	(*HistoryEvent)(nil),         // 11: kineshim.v1.HistoryEvent
-	(*HistoryResponse)(nil),      // 12: kineshim.v1.HistoryResponse
-	(*RestoreRequest)(nil),       // 13: kineshim.v1.RestoreRequest
-	(*RestoreResponse)(nil),      // 14: kineshim.v1.RestoreResponse
-	(*StatusRequest)(nil),        // 15: kineshim.v1.StatusRequest
-	(*NodeStatus)(nil),           // 16: kineshim.v1.NodeStatus
-	(*StatusResponse)(nil),       // 17: kineshim.v1.StatusResponse
-	(*ReadIndexRequest)(nil),     // 18: kineshim.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 19: kineshim.v1.ReadIndexResponse
-	(*FollowRequest)(nil),        // 20: kineshim.v1.FollowRequest
-	(*FollowResponse)(nil),       // 21: kineshim.v1.FollowResponse
-	(*FollowCommit)(nil),         // 22: kineshim.v1.FollowCommit
-	(*FollowEvent)(nil),          // 23: kineshim.v1.FollowEvent
+	(*VipState)(nil),             // 2: kineshim.v1.VipState
+	(*BeginRebuildRequest)(nil),  // 3: kineshim.v1.BeginRebuildRequest
+	(*BeginRebuildResponse)(nil), // 4: kineshim.v1.BeginRebuildResponse
+	(*PromoteRequest)(nil),       // 5: kineshim.v1.PromoteRequest
+	(*PromoteResponse)(nil),      // 6: kineshim.v1.PromoteResponse
+	(*PreviewForceRequest)(nil),  // 7: kineshim.v1.PreviewForceRequest
+	(*PreviewForceResponse)(nil), // 8: kineshim.v1.PreviewForceResponse
+	(*SetPausedRequest)(nil),     // 9: kineshim.v1.SetPausedRequest
+	(*SetPausedResponse)(nil),    // 10: kineshim.v1.SetPausedResponse
+	(*HistoryRequest)(nil),       // 11: kineshim.v1.HistoryRequest
+	(*HistoryEvent)(nil),         // 12: kineshim.v1.HistoryEvent
+	(*HistoryResponse)(nil),      // 13: kineshim.v1.HistoryResponse
+	(*RestoreRequest)(nil),       // 14: kineshim.v1.RestoreRequest
+	(*RestoreResponse)(nil),      // 15: kineshim.v1.RestoreResponse
+	(*StatusRequest)(nil),        // 16: kineshim.v1.StatusRequest
+	(*NodeStatus)(nil),           // 17: kineshim.v1.NodeStatus
+	(*StatusResponse)(nil),       // 18: kineshim.v1.StatusResponse
+	(*ReadIndexRequest)(nil),     // 19: kineshim.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 20: kineshim.v1.ReadIndexResponse
+	(*FollowRequest)(nil),        // 21: kineshim.v1.FollowRequest
+	(*FollowResponse)(nil),       // 22: kineshim.v1.FollowResponse
+	(*FollowCommit)(nil),         // 23: kineshim.v1.FollowCommit
+	(*FollowEvent)(nil),          // 24: kineshim.v1.FollowEvent
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
-	11, // 1: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
-	1,  // 2: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
-	16, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
-	22, // 4: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
-	23, // 5: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
-	1,  // 6: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
-	2,  // 7: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
-	4,  // 8: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
-	8,  // 9: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	18, // 10: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
-	20, // 11: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
-	15, // 12: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
-	4,  // 13: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
-	6,  // 14: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
-	8,  // 15: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	10, // 16: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	13, // 17: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
-	1,  // 18: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	3,  // 19: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	5,  // 20: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	9,  // 21: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	19, // 22: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
-	21, // 23: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
-	17, // 24: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	5,  // 25: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	7,  // 26: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	9,  // 27: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	12, // 28: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	14, // 29: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
-	18, // [18:30] is the sub-list for method output_type
-	6,  // [6:18] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	2,  // 1: kineshim.v1.NodeState.vips:type_name -> kineshim.v1.VipState
+	12, // 2: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
+	1,  // 3: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
+	17, // 4: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
+	23, // 5: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
+	24, // 6: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
+	1,  // 7: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
+	3,  // 8: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
+	5,  // 9: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
+	9,  // 10: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	19, // 11: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
+	21, // 12: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
+	16, // 13: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	5,  // 14: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
+	7,  // 15: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
+	9,  // 16: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	11, // 17: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	14, // 18: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 19: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	4,  // 20: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	6,  // 21: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	10, // 22: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	20, // 23: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
+	22, // 24: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
+	18, // 25: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	6,  // 26: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	8,  // 27: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	10, // 28: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	13, // 29: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	15, // 30: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	19, // [19:31] is the sub-list for method output_type
+	7,  // [7:19] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kineshim_proto_init() }
@@ -2134,7 +2286,7 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

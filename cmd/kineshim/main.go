@@ -29,6 +29,7 @@ Flags that override the file:
   --client-listen HOST:PORT   where the etcd API is served to the k3s on this machine
   --log-level LEVEL           debug, info, warn or error
   --engine NAME               native, or kine: kine's own engine, as a fallback
+  --apiserver-listen HOST:PORT  where the Kubernetes API is balanced to both servers', as :7443; the host may be left out
   --max-wait DURATION         how long a request waits for a primary, as in a failover: 10s
 `
 
@@ -43,6 +44,7 @@ func main() {
 type options struct {
 	verb, config, enrolments, enrolment string
 	clientListen, logLevel, engine      string
+	apiServerListen                     string
 	maxWait                             time.Duration
 	check, version                      bool
 }
@@ -96,6 +98,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.clientListen, "client-listen", "", "")
 	fs.StringVar(&o.logLevel, "log-level", "", "")
 	fs.StringVar(&o.engine, "engine", "", "")
+	fs.StringVar(&o.apiServerListen, "apiserver-listen", "", "")
 	fs.DurationVar(&o.maxWait, "max-wait", 0, "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
@@ -133,6 +136,9 @@ func (o options) override(cfg *config.Node) error {
 		if f.value != "" {
 			*f.field = f.value
 		}
+	}
+	if o.apiServerListen != "" {
+		cfg.SetAPIServerListen(o.apiServerListen)
 	}
 	if o.maxWait != 0 {
 		cfg.MaxWait = o.maxWait

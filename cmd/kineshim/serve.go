@@ -15,6 +15,7 @@ import (
 	"kineshim/failover"
 	"kineshim/failover/decide"
 	"kineshim/failover/postgres"
+	"kineshim/failover/vip"
 	"kineshim/kineshim"
 	"kineshim/kineshim/native"
 	"kineshim/priority"
@@ -93,6 +94,10 @@ type node struct {
 	agent    *failover.Agent
 	endpoint *kineshim.Endpoint
 	replica  *native.Replica // nil with kine's engine
+	vips     *vip.Runner     // nil without virtual addresses
+	kernel   vip.Kernel
+	// vipConns are the connections to virtual addresses.
+	vipConns vip.Connections
 	servers  []*grpc.Server
 	fail     context.CancelCauseFunc
 }
@@ -149,6 +154,16 @@ func (n *node) run(ctx context.Context) (err error) {
 		stopReplica := n.background(n.replica.Run)
 		defer func() { err = errors.Join(err, stopReplica()) }()
 	}
+	defer n.kernel.Close()
+	if n.vips != nil {
+		stopVIPs := n.background(n.vips.Run)
+		defer func() { err = errors.Join(err, stopVIPs()) }()
+	}
+	stopBalancer, err := n.startBalancer()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopBalancer()) }()
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
 		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
@@ -188,9 +203,12 @@ func (n *node) build(peer *grpc.ClientConn) error {
 	n.agent = failover.New(failover.Config{
 		Self: n.cfg.Name, Other: n.cfg.Other(), Witness: n.cfg.WitnessName(), ServerID: n.id.ServerID, ClusterID: n.id.ClusterID,
 		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: pb.NewPeerClient(peer), PeerLink: peer,
-		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, DataDir: n.cfg.DataDir, PostgresDir: n.pc.DataDir, Log: n.log,
+		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, DataDir: n.cfg.DataDir, PostgresDir: n.pc.DataDir, VIPs: n.vipStates, Log: n.log,
 		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
 	})
+	if n.vips, err = n.newVIPs(); err != nil {
+		return err
+	}
 	options := kineshim.Options{
 		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, HeaderInfo: n.header, Log: n.log,
 		MaxRequestBytes: n.cfg.Native.MaxRequestBytes, MaxWait: n.cfg.MaxWait,
@@ -265,14 +283,35 @@ func (n *node) listen() error {
 			n.stopServers()
 			return fmt.Errorf("%s: %w", s.about, err)
 		}
-		n.servers = append(n.servers, s.server)
-		go func() { // ends with Stop
-			if err := s.server.Serve(ln); err != nil {
-				n.fail(fmt.Errorf("%s: %w", s.about, err))
-			}
-		}()
+		n.serveOn(s.server, ln, s.about)
+	}
+	return n.listenOnVIPs(client)
+}
+
+// listenOnVIPs serves the etcd API on the virtual addresses too, if the operator wants that.
+func (n *node) listenOnVIPs(client *grpc.Server) error {
+	if n.cfg.VIPEtcd.Port == 0 {
+		return nil
+	}
+	lns, err := vipListeners(n.cfg.VIPs, n.cfg.VIPEtcd.Port, &n.vipConns)
+	if err != nil {
+		n.stopServers()
+		return fmt.Errorf("vip_etcd: %w", err)
+	}
+	for _, ln := range lns {
+		n.serveOn(client, ln, "vip_etcd")
 	}
 	return nil
+}
+
+// serveOn serves until the server is stopped.
+func (n *node) serveOn(s *grpc.Server, ln net.Listener, about string) {
+	n.servers = append(n.servers, s)
+	go func() { // ends with Stop
+		if err := s.Serve(ln); err != nil {
+			n.fail(fmt.Errorf("%s: %w", about, err))
+		}
+	}()
 }
 
 // listenOn opens a TCP port, or a unix socket that only this user may use, in place of what an earlier process left.

@@ -36,6 +36,7 @@ func renderStatus(st *proto.StatusResponse) string {
 	}
 	fmt.Fprintf(&b, "  %s\n\n", recordLine(st))
 	b.WriteString(nodeTable(st))
+	b.WriteString(vipTable(st))
 	for _, n := range st.GetNodes() {
 		for _, note := range nodeNotes(n) {
 			fmt.Fprintf(&b, "\n%s: %s", n.GetName(), note)
@@ -197,7 +198,7 @@ func nodeNotes(n *proto.NodeStatus) []string {
 	if unknown := n.GetState().GetUnknownOutcomes(); unknown > 0 {
 		notes = append(notes, fmt.Sprintf("writes whose outcome its clients were not told, since its start: %d", unknown))
 	}
-	return notes
+	return append(notes, vipNotes(n)...)
 }
 
 // progressLine is "clone 45 %, 120.0 MiB of 268.0 MiB, for 12.0 s, about 15.0 s left, waiting on checkpoint".

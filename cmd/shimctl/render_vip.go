@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"kineshim/proto"
+)
+
+// vipTable says where each virtual address is; "" without any.
+func vipTable(st *proto.StatusResponse) string {
+	var order []string
+	on := map[string][]string{}
+	for _, n := range st.GetNodes() {
+		for _, v := range n.GetState().GetVips() {
+			if _, seen := on[v.GetAddress()]; !seen {
+				order, on[v.GetAddress()] = append(order, v.GetAddress()), nil
+			}
+			if where := vipOn(n, v); where != "" {
+				on[v.GetAddress()] = append(on[v.GetAddress()], where)
+			}
+		}
+	}
+	if order == nil {
+		return ""
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nVIP\tON")
+	for _, addr := range order {
+		where := strings.Join(on[addr], ", ")
+		if where == "" {
+			where = "no node"
+		}
+		fmt.Fprintf(w, "%s\t%s\n", addr, where)
+	}
+	_ = w.Flush() // to a strings.Builder
+	return b.String()
+}
+
+// vipOn is "a (eth0)" where the node holds the address, "a (by its hook)" where the hook has moved it there, else "".
+func vipOn(n *proto.NodeStatus, v *proto.VipState) string {
+	name := n.GetName()
+	if !n.GetReachable() {
+		name += "?"
+	}
+	switch {
+	case v.GetHeld():
+		return fmt.Sprintf("%s (%s)", name, v.GetInterface())
+	case v.GetHookOnly() && v.GetHook() == "acquire: done":
+		return name + " (by its hook)"
+	}
+	return ""
+}
+
+// vipNotes are what is wrong with a node's virtual addresses.
+func vipNotes(n *proto.NodeStatus) []string {
+	var notes []string
+	for _, v := range n.GetState().GetVips() {
+		if v.GetProblem() != "" {
+			notes = append(notes, fmt.Sprintf("virtual address %s: %s", v.GetAddress(), v.GetProblem()))
+		}
+		if strings.Contains(v.GetHook(), ": failed") {
+			notes = append(notes, fmt.Sprintf("virtual address %s: the hook's %s", v.GetAddress(), v.GetHook()))
+		}
+	}
+	return notes
+}
