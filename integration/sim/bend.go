@@ -85,7 +85,7 @@ var Mutants = []Mutant{
 	{"solo-before-recorded", "kineshim acknowledges commits only after the record says solo"},
 	{"epoch-row-skipped", "the epoch's row is the barrier before the first answer"},
 	{"freeze-skipped", "a standby's WAL stands still before its promotion is proposed"},
-	{"grant-ignored", "a primary that has given leave to destroy data does not pair"},
+	{"grant-ignored", "a standby destroys its data only with the primary's leave"},
 	{"destroys-in-sync", "data are destroyed only while the record excludes the node"},
 	{"restart-unconfirmed", "a restarted node confirms the record with a majority before it serves"},
 	{"wrong-timeline", "a node is promoted only on the recorded timeline"},

@@ -53,6 +53,11 @@ func (c *checker) after() {
 			w.violate("%s has the virtual address, and its gate has been closed for %v", names[i], w.now-c.open[i])
 		}
 	}
+	for _, v := range w.voters {
+		if int(v.applied) < len(c.log) && v.state == leader && c.log[v.applied].term < v.term && v.leaseLeft() > 0 {
+			w.violate("%s has a lease in term %d and has not applied entry %d of term %d", names[v.id], v.term, v.applied+1, c.log[v.applied].term)
+		}
+	}
 	if holds[0] && holds[1] && (c.forced == 0 || w.kines[0].token.Epoch == w.kines[1].token.Epoch) {
 		w.violate("two nodes answer: a in epoch %d, b in epoch %d", w.kines[0].token.Epoch, w.kines[1].token.Epoch)
 	}
@@ -82,8 +87,11 @@ func (c *checker) told(k *kine, epoch uint64, entry int32, what string) {
 func (c *checker) acknowledged(k *kine, epoch uint64, entry int32) {
 	c.acked++
 	c.told(k, epoch, entry, "acknowledges")
+	if epoch < c.forced {
+		return
+	}
 	r := c.w.wal[entry].revision
-	if was, ok := c.revisions[r]; ok && was != entry && epoch >= c.forced {
+	if was, ok := c.revisions[r]; ok && was != entry {
 		c.w.violate("%s gives out revision %d for the second time", names[k.id], r)
 	}
 	c.revisions[r] = entry
@@ -120,7 +128,7 @@ func (c *checker) elected(v *voter) {
 	}
 	c.leaders[v.term] = v.id
 	for _, o := range w.voters {
-		if o != v && o.p.up && o.m.on && o.leaseLeft() > 0 {
+		if o != v && o.p.up && o.m.on && o.term < v.term && o.leaseLeft() > 0 {
 			w.violate("%s is elected in term %d while %s has a lease of term %d for another %v", names[v.id], v.term, names[o.id], o.term, o.leaseLeft())
 		}
 	}
@@ -165,6 +173,7 @@ func (c *checker) force(k *kine, epoch uint64) {
 		c.floor = w.wal[c.floor].parent
 	}
 	clear(c.timelines)
+	clear(c.revisions)
 }
 
 // promoted takes in that a node's PostgreSQL is read-write in an epoch.

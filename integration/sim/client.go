@@ -24,8 +24,7 @@ func (e *engine) load(k *kine, generation uint64) {
 func (e *engine) stop() { e.generation, e.inFlight = 0, 0 }
 
 const (
-	// clientEvery is a client's pause between requests.
-	clientEvery = 150 * ms
+
 	// gatherTakes is how long a read's data are gathered.
 	gatherTakes = 2 * ms
 	// waitPoll and waitFor: an answer waits for a lease.
@@ -34,7 +33,7 @@ const (
 
 // clientLoop asks this node for a write and a read, again and again.
 func (k *kine) clientLoop() {
-	k.p.after(clientEvery/2+k.w.within(clientEvery), k.clientLoop)
+	k.p.after(k.w.clientEvery/2+k.w.within(k.w.clientEvery), k.clientLoop)
 	token, err := k.gate.Enter()
 	if err != nil || k.engine.generation != token.Generation || k.engine.failed {
 		return

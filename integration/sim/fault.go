@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"time"
 )
 
@@ -40,8 +39,9 @@ type Fault struct {
 	Kind        Kind
 	Node, Other int
 	At, For     time.Duration
-	// On, if not "", is what the node must do first, after At: the failure comes within Late of it.
+	// On, if not "", is what the node By must do first, after At: the failure comes within Late of it.
 	On   string
+	By   int
 	Late time.Duration
 	// Rate is Loss's.
 	Rate float64
@@ -54,46 +54,12 @@ func (f Fault) String() string {
 		s += "-" + names[f.Other]
 	}
 	if f.On != "" {
-		s += fmt.Sprintf(" when it does %q, within %v", f.On, f.Late)
+		s += fmt.Sprintf(" at %s's %q, within %v", names[f.By], f.On, f.Late)
 	}
 	if f.Rate > 0 {
 		s += fmt.Sprintf(" of %.0f %%", 100*f.Rate)
 	}
 	return s + fmt.Sprintf(" for %v", f.For.Round(ms))
-}
-
-// cues are what a failure may wait for.
-var cues = []string{"pair", "solo", "promote", "timeline", "hand-over", "elected", "promoted", "open", "rebuild", "connect-solo"}
-
-// Schedule makes n failures by the seed, in the given time.
-func Schedule(seed uint64, n int, span time.Duration, force bool) []Fault {
-	r := rand.New(rand.NewPCG(seed, 2))
-	kinds := []Kind{Kill, Kill, Kill, KillMute, KillPostgres, CrashBackend, Power, Power, Freeze, Freeze, FreezePostgres, FreezeBoth, Suspend,
-		Cut, Cut, Cut, OneWay, OneWay, Isolate, Isolate, Loss, SlowDisk, Wipe, Restore, Switchover, Switchover, Pause}
-	if force {
-		kinds = append(kinds, Force, Force)
-	}
-	burst := r.IntN(2) == 0 // half of the histories have their failures in bunches
-	at := time.Duration(0)
-	fs := make([]Fault, 0, n)
-	for i := range n {
-		if !burst || i%4 == 0 {
-			at = time.Duration(r.Int64N(int64(span)))
-		}
-		f := Fault{Kind: kinds[r.IntN(len(kinds))], Node: r.IntN(nodes), At: at + time.Duration(r.Int64N(int64(2*time.Second)))}
-		f.Other = (f.Node + 1 + r.IntN(2)) % nodes
-		f.For = []time.Duration{200 * ms, time.Second, 3 * time.Second, 15 * time.Second}[r.IntN(4)]
-		f.For = f.For/2 + time.Duration(r.Int64N(int64(f.For)))
-		if r.IntN(3) == 0 {
-			f.On, f.Late = cues[r.IntN(len(cues))], time.Duration(r.Int64N(int64([]time.Duration{2 * ms, 20 * ms, 400 * ms}[r.IntN(3)])))
-		}
-		f.Rate = 0
-		if f.Kind == Loss {
-			f.Rate = 0.05 + 0.4*r.Float64()
-		}
-		fs = append(fs, f)
-	}
-	return fs
 }
 
 // Add schedules the failures, counted from now.
@@ -115,7 +81,7 @@ func (w *World) Add(faults ...Fault) {
 func (w *World) cue(node int, what string) {
 	kept := w.traps[:0]
 	for _, f := range w.traps {
-		if f.On != what || f.Node != node {
+		if f.On != what || f.By != node {
 			kept = append(kept, f)
 			continue
 		}

@@ -157,12 +157,9 @@ func (k *kine) beginRebuild(epoch uint64, instance, nonce string) bool {
 	case rec.Primary != names[k.id] || rec.Epoch != epoch:
 		return false
 	case rec.InSyncHas(names[k.other]) || k.pairing.Load():
-		return k.w.mutant("grant-ignored") && !rec.InSyncHas(names[k.other]) || k.w.mutant("destroys-in-sync")
+		return k.w.mutant("destroys-in-sync")
 	case k.role() != decide.Primary || k.promotedEpoch != rec.Epoch:
 		return false
-	}
-	if k.w.mutant("grant-ignored") {
-		return true
 	}
 	k.grant = grant{instance, nonce}
 	k.proven = false

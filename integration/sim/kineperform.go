@@ -218,11 +218,11 @@ func (j *job) rebuild() {
 			}
 			heard = true
 			now := k.v.rec
-			if !granted {
+			if !granted && !w.mutant("grant-ignored") {
 				end(errPeer)
 				return
 			}
-			if (now.Epoch != epoch || now.InSyncHas(names[k.id])) && !w.mutant("grant-ignored") && !w.mutant("destroys-in-sync") {
+			if (now.Epoch != epoch || now.InSyncHas(names[k.id])) && !w.mutant("destroys-in-sync") {
 				end(errNotNow)
 				return
 			}

@@ -55,7 +55,7 @@ func (k *kine) beginPairing() bool {
 	if k.w.mutant("pairing") {
 		return k.proven
 	}
-	if k.grant != (grant{}) || !k.proven || k.soloConnected() && !k.soloOff || k.v.leaseLeft() == 0 {
+	if k.grant != (grant{}) || !k.proven || k.soloConnected() || k.v.leaseLeft() == 0 {
 		return false
 	}
 	k.pairing.Store(true)

@@ -101,13 +101,13 @@ func (j *job) proveGating() {
 	k := j.k
 	pg := k.pg
 	generation := k.generation
-	if k.soloConnected() && !k.soloOff {
+	if k.soloConnected() {
 		k.p.soon(ms, func() { j.finish(errRole) })
 		return
 	}
 	j.within(5 * time.Second)
 	proved := func() {
-		if k.generation == generation && k.session() && (!k.soloConnected() || k.soloOff) {
+		if k.generation == generation && k.session() && !k.soloConnected() {
 			k.proven = true
 			k.w.say(k.id, "has proved that every commit waits for the standby", "")
 		}

@@ -11,7 +11,7 @@ const (
 	// faultSpan is for how long failures go on in one history.
 	faultSpan = 4 * time.Minute
 	// faultCount is how many there are.
-	faultCount = 60
+	faultCount = 80
 )
 
 // Result is what became of one history.

@@ -154,7 +154,7 @@ func (v *voter) setCommit(to uint64) {
 		}
 		v.resolve(v.applied)
 	}
-	if v.w.chance(0.01) {
+	if v.w.chance(0.2) {
 		v.snap = v.applied
 	}
 	v.onChange()

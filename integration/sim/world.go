@@ -49,6 +49,8 @@ type World struct {
 	traps []*Fault
 	// bad is the first violation.
 	bad string
+	// clientEvery is each client's pause between two requests, about.
+	clientEvery time.Duration
 	// forceable: an operator may force promotions, which may lose writes.
 	forceable bool
 }
@@ -62,6 +64,7 @@ func New(opt Options) *World {
 		w.timing = decide.Timing{Silence: p, ReplicationStall: 2 * p, WitnessLostAfter: 10 * time.Second}
 	}
 	w.promise = w.timing.Silence
+	w.clientEvery = []time.Duration{40 * ms, 150 * ms, 150 * ms}[w.rng.IntN(3)]
 	w.check.init(w)
 	for i := range nodes {
 		m := &machine{id: i, on: true, rate: 1 + (2*w.rng.Float64()-1)*opt.Skew, epoch: time.Hour + w.within(time.Hour), diskDelay: 500 * time.Microsecond}
