@@ -119,7 +119,9 @@ func standbyOf(all []seen) (best seen, found bool) {
 	return best, found
 }
 
-func (k *kine) soloConnected() bool { return k.up && k.pg.p.up && k.pg.primary && k.pg.acker && !k.soloOff }
+func (k *kine) soloConnected() bool {
+	return k.up && k.pg.p.up && k.pg.primary && k.pg.acker && !k.soloOff
+}
 
 // observeLoop looks at PostgreSQL; one that is frozen does not answer, and two seconds later that is noticed.
 func (k *kine) observeLoop() {

@@ -86,8 +86,8 @@ func replay(o options, out io.Writer) error {
 // report says what the histories came to, and how fast.
 func report(t sim.Total, wall time.Duration) string {
 	cpu := processorTime()
-	return fmt.Sprintf("%d histories, %.1f h simulated, %.1f million steps, %.0f thousand epochs, %d answers; armed again after at most %v; %.1f million steps a minute of processor time (%v of %v)",
-		t.Histories, t.Time.Hours(), float64(t.Steps)/1e6, float64(t.Epochs)/1e3, t.Acked+t.Reads, t.ArmedAfter.Round(time.Millisecond),
+	return fmt.Sprintf("%d histories, %.1f h simulated, %.1f million steps, %d epochs, %d answers; armed again after at most %v; %.1f million steps a minute of processor time (%v of %v)",
+		t.Histories, t.Time.Hours(), float64(t.Steps)/1e6, t.Epochs, t.Acked+t.Reads, t.ArmedAfter.Round(time.Millisecond),
 		float64(t.Steps)/1e6/cpu.Minutes(), cpu.Round(time.Second), wall.Round(time.Second))
 }
 
