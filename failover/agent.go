@@ -43,8 +43,7 @@ type RaftStatus struct {
 
 // Store is the cluster record and the voter that keeps it.
 type Store interface {
-	// Record is the record as applied here, not to be modified, and the log index up to which it is.
-	Record() (*record.Record, uint64)
+	Right
 	// Propose commits a command. With NotDone or Unknown the error says why.
 	Propose(context.Context, record.Command) (Outcome, error)
 	// Settle returns when this leader knows the outcome of all proposals ever made.
@@ -52,8 +51,6 @@ type Store interface {
 	// HandOver forfeits this leader's lease and offers the leadership to the named voter.
 	HandOver(ctx context.Context, name string) error
 	Status() RaftStatus
-	// LeaseLeft is how long this leader may answer without asking anybody; 0: not at all. It is called on every request.
-	LeaseLeft() time.Duration
 	// Changes returns a channel that gets a value after each change of record or leadership, until stop is called.
 	Changes() (c <-chan struct{}, stop func())
 }
@@ -162,8 +159,7 @@ func New(cfg Config) *Agent {
 		cfg: cfg, log: cfg.Log, pg: cfg.Postgres, store: cfg.Store, instance: newNonce(), started: time.Now(),
 		wakeCh: make(chan struct{}, 1), beatCh: make(chan struct{}, 1), over: make(chan struct{}), addresses: addresses{changed: make(chan struct{}, 1)},
 	}
-	a.gate = &Gate{store: cfg.Store, confirmed: &a.confirmed, pairing: &a.pairing, name: cfg.Self}
-	a.gate.close("starting")
+	a.gate = NewGate(cfg.Store, &a.confirmed, &a.pairing)
 	a.routes = newRoutes()
 	a.postgresLane, a.syncLane, a.raftLane = &lane{agent: a}, &lane{agent: a}, &lane{agent: a}
 	a.local.unstreamedSince, a.local.downSince = a.started, a.started
@@ -222,7 +218,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-t.C:
 		}
 	}
-	a.gate.end("stopping")
+	a.gate.End("stopping")
 	a.addresses.allow(false)
 	a.routes.set(Route{Why: "kineshim is stopping"})
 	cancel()
@@ -318,9 +314,9 @@ func nextLook(in *decide.Input) time.Duration {
 func (a *Agent) applyGate(in *decide.Input, plan decide.Plan) {
 	wasOpen := a.gate.accepting()
 	if plan.Closed != "" {
-		a.gate.close(plan.Closed)
+		a.gate.Close(plan.Closed)
 	} else {
-		a.gate.open()
+		a.gate.Open()
 	}
 	if open := a.gate.accepting(); open != wasOpen {
 		if open {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"kineshim/raftwitness/record"
 )
 
 // Token stands for the session under which a request began.
@@ -23,15 +25,32 @@ type ClosedError struct{ Why string }
 
 func (e ClosedError) Error() string { return e.Why }
 
+// Right is what Raft says of this node's right to answer: the part of a Store that the Gate asks.
+type Right interface {
+	// Record is the record as applied here, not to be modified, and the log index up to which it is.
+	Record() (*record.Record, uint64)
+	// LeaseLeft is how long this leader may answer without asking anybody; 0: not at all. It is called on every request.
+	LeaseLeft() time.Duration
+}
+
 // Gate says whether this node may answer as primary. It is checked after an answer's data have been gathered.
+//
+// Begin, End, Open and Close are its owner's, who runs the node: an Agent. All methods may be called from any goroutine.
 type Gate struct {
-	store              Store
+	right              Right
 	confirmed, pairing *atomic.Bool
-	name               string
 
 	session atomic.Pointer[gateSession]
 	// shut is why requests may not begin; nil while they may.
 	shut atomic.Pointer[string]
+}
+
+// NewGate makes a gate without a session, and closed because the node is starting. The owner sets confirmed once a majority has confirmed the
+// record in this process's life, and pairing from before it proposes to pair until it knows the outcome.
+func NewGate(right Right, confirmed, pairing *atomic.Bool) *Gate {
+	g := &Gate{right: right, confirmed: confirmed, pairing: pairing}
+	g.Close("starting")
+	return g
 }
 
 // gateSession is a session with the means to see that it has ended.
@@ -40,21 +59,22 @@ type gateSession struct {
 	sentinel interface{ Alive() bool }
 }
 
-// begin sets the session under which requests run from now on.
-func (g *Gate) begin(s Session, sentinel interface{ Alive() bool }) {
+// Begin sets the session under which requests run from now on.
+func (g *Gate) Begin(s Session, sentinel interface{ Alive() bool }) {
 	g.session.Store(&gateSession{s.token(), sentinel})
 }
 
-// end makes all tokens dead.
-func (g *Gate) end(why string) {
-	g.close(why)
+// End makes all tokens dead.
+func (g *Gate) End(why string) {
+	g.Close(why)
 	g.session.Store(nil)
 }
 
-// close lets no request begin; those under way may still be answered.
-func (g *Gate) close(why string) { g.shut.Store(&why) }
+// Close lets no request begin; those under way may still be answered.
+func (g *Gate) Close(why string) { g.shut.Store(&why) }
 
-func (g *Gate) open() { g.shut.Store(nil) }
+// Open lets requests begin, if Check allows it.
+func (g *Gate) Open() { g.shut.Store(nil) }
 
 func (g *Gate) accepting() bool { return g.shut.Load() == nil }
 
@@ -94,13 +114,13 @@ func (g *Gate) Check(t Token) error {
 	// The order matters. Whoever proposes to pair sets pairing before, and clears it only when the record says paired: a
 	// record read after pairing was seen clear says solo only if, at some moment of this call, it was solo for certain.
 	pairing := g.pairing.Load()
-	r, _ := g.store.Record()
+	r, _ := g.right.Record()
 	switch {
 	case r.Epoch != t.Epoch:
 		return ErrTokenDead
 	case r.Solo() && !pairing && g.confirmed.Load():
 		return nil
-	case g.store.LeaseLeft() > 0:
+	case g.right.LeaseLeft() > 0:
 		return nil
 	}
 	return ErrNoLease

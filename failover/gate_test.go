@@ -21,10 +21,10 @@ type gateFixture struct {
 // openGate is open in session {1, 1} under the record, confirmed, without a lease.
 func openGate(rec *record.Record) *gateFixture {
 	f := &gateFixture{store: &fakeStore{rec: rec}, sentinel: &sentinel{}}
-	f.Gate = &Gate{store: f.store, confirmed: &f.confirmed, pairing: &f.pairing, name: "a"}
+	f.Gate = NewGate(f.store, &f.confirmed, &f.pairing)
 	f.confirmed.Store(true)
-	f.begin(Session{Epoch: 1, Generation: 1}, f.sentinel)
-	f.open()
+	f.Begin(Session{Epoch: 1, Generation: 1}, f.sentinel)
+	f.Open()
 	return f
 }
 
@@ -79,8 +79,8 @@ func TestGateReadsPairingBeforeTheRecord(t *testing.T) {
 func TestGateTokensDieWithTheirSession(t *testing.T) {
 	for name, end := range map[string]func(*gateFixture){
 		"the sentinel's end":  func(g *gateFixture) { g.sentinel.dead.Store(true) },
-		"the end of the gate": func(g *gateFixture) { g.end("over") },
-		"a new generation":    func(g *gateFixture) { g.begin(Session{Epoch: 1, Generation: 2}, &sentinel{}) },
+		"the end of the gate": func(g *gateFixture) { g.End("over") },
+		"a new generation":    func(g *gateFixture) { g.Begin(Session{Epoch: 1, Generation: 2}, &sentinel{}) },
 		"a new epoch":         func(g *gateFixture) { g.store.set(failedOver()) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestClosedGateLetsRequestsEndButNotBegin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.close("switching over to b")
+	g.Close("switching over to b")
 	var closed ClosedError
 	if _, err := g.Enter(); !errors.As(err, &closed) || closed.Why != "switching over to b" || g.accepting() || g.answers() {
 		t.Errorf("Enter: %v", err)
@@ -112,7 +112,7 @@ func TestClosedGateLetsRequestsEndButNotBegin(t *testing.T) {
 	if err := g.Check(token); err != nil {
 		t.Errorf("Check: %v", err)
 	}
-	g.open()
+	g.Open()
 	if _, err := g.Enter(); err != nil || !g.answers() {
 		t.Errorf("Enter, open again: %v", err)
 	}
@@ -121,8 +121,8 @@ func TestClosedGateLetsRequestsEndButNotBegin(t *testing.T) {
 // An open gate without a session is one whose PostgreSQL has ended since the last decision.
 func TestOpenGateWithoutASessionLetsNothingBegin(t *testing.T) {
 	g := openGate(soloRecord())
-	g.end("PostgreSQL has ended")
-	g.open()
+	g.End("PostgreSQL has ended")
+	g.Open()
 	if _, err := g.Enter(); err == nil || g.answers() {
 		t.Errorf("Enter: %v", err)
 	}

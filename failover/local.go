@@ -114,7 +114,7 @@ func (a *Agent) nowDown() {
 	l := &a.local
 	wasPrimary := l.promotedEpoch != 0
 	if wasPrimary {
-		a.gate.end("PostgreSQL has ended")
+		a.gate.End("PostgreSQL has ended")
 	}
 	ordered := l.stopping
 	l.up, l.downSince = false, time.Now()

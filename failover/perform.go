@@ -148,7 +148,7 @@ func (a *Agent) start(ctx context.Context) error {
 
 // stop ends PostgreSQL at once.
 func (a *Agent) stop(ctx context.Context) error {
-	a.gate.end("PostgreSQL is being stopped")
+	a.gate.End("PostgreSQL is being stopped")
 	a.mu.Lock()
 	a.local.stopping = true
 	a.mu.Unlock()
@@ -253,7 +253,7 @@ func (a *Agent) openSession(ctx context.Context) error {
 	l.sentinel = sentinel
 	s := Session{Epoch: l.promotedEpoch, Generation: l.generation}
 	a.mu.Unlock()
-	a.gate.begin(s, sentinel)
+	a.gate.Begin(s, sentinel)
 	a.when(sentinel.Closed(), a.wake)
 	return nil
 }

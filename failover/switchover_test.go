@@ -41,11 +41,11 @@ func TestADrainingGateIsOpenForTheOtherNode(t *testing.T) {
 	f.store.setLease(time.Second)
 	s, alive := Session{Epoch: 1, Generation: 3}, &sentinel{}
 	f.local.generation, f.local.engine = 3, 3
-	f.gate.begin(s, alive)
-	f.gate.open()
+	f.gate.Begin(s, alive)
+	f.gate.Open()
 	says := func() bool { return f.nodeState().GateOpen }
 	f.wish.switchTo = "b"
-	f.gate.close("switching over to b")
+	f.gate.Close("switching over to b")
 	if _, err := f.gate.Enter(); err == nil {
 		t.Fatal("a request begins")
 	}
