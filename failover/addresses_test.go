@@ -13,8 +13,8 @@ func holder(t *testing.T) (agentFixture, *sentinel) {
 	t.Helper()
 	f, alive := newAgent(t, "a", pairedRecord()).serving(1), &sentinel{}
 	f.store.setLease(time.Second)
-	f.gate.begin(Session{Epoch: 1, Generation: 3}, alive)
-	f.gate.open()
+	f.gate.Begin(Session{Epoch: 1, Generation: 3}, alive)
+	f.gate.Open()
 	f.addresses.allow(true)
 	return f, alive
 }
@@ -40,7 +40,7 @@ func TestAddressesFollowTheGateByTheClock(t *testing.T) {
 		t.Error("held in another node's epoch")
 	}
 	f.store.set(pairedRecord())
-	f.gate.end("stopping")
+	f.gate.End("stopping")
 	if _, yes := role.Holds(); yes {
 		t.Error("held without a session")
 	}
