@@ -49,6 +49,8 @@ type Options struct {
 	Engine string
 	// Prefer are the ports to take if they are free, by node. 0 and nil: any free ones.
 	Prefer map[string]Ports
+	// Extra is more YAML for a data node's configuration. Nil: none.
+	Extra func(node string) string
 }
 
 // Cluster is a cluster in a directory. Its methods may be called from several goroutines, but what is done to one node must be done by

@@ -125,6 +125,9 @@ func (c *Cluster) writeConfigs() error {
 		}{node, c.dir, format, c.opts.Engine, c.plan.Ports}); err != nil {
 			return fmt.Errorf("write configuration of %s: %w", node, err)
 		}
+		if isDataNode(node) && c.opts.Extra != nil {
+			b.WriteString(c.opts.Extra(node) + "\n")
+		}
 		if err := os.WriteFile(c.configPath(node), []byte(b.String()), 0o644); err != nil {
 			return err
 		}
