@@ -43,7 +43,9 @@ type Node struct {
 	VIPEtcd VIPEtcd `yaml:"vip_etcd,omitempty"`
 	// APIServer is a balancer for the Kubernetes API, on both data nodes.
 	APIServer APIServer `yaml:"apiserver,omitempty"`
-	Log       Log       `yaml:"log"`
+	// Applications may use the primary's PostgreSQL.
+	Applications Applications `yaml:"applications,omitempty"`
+	Log          Log          `yaml:"log"`
 }
 
 // Member is how one voter is reached; host:port each. A witness has only Raft.
@@ -186,6 +188,7 @@ func (n *Node) setDefaults() {
 	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
 	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
 	n.setAPIServerDefaults()
+	n.Applications.setDefaults()
 	for i := range n.VIPs {
 		setDuration(&n.VIPs[i].HookTimeout, DefaultHookTimeout)
 	}
@@ -253,6 +256,7 @@ func (n *Node) Validate() error {
 	m.members(n)
 	m.vips(n)
 	m.apiServer(n.APIServer)
+	m.applications(n)
 	m.timing(n.Timing)
 	m.log(n.Log)
 	if p := n.ControlSocket; len(p) > maxSocketPath {

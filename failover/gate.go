@@ -126,6 +126,12 @@ func (g *Gate) Check(t Token) error {
 	return ErrNoLease
 }
 
+// Over says whether what lasts, like a connection of an application to PostgreSQL, must end that began under the token: the gate is closed, or no
+// answer can ever be given again. A lease that has run out is no reason: it may come back.
+func (g *Gate) Over(t Token) bool {
+	return !g.accepting() || errors.Is(g.Check(t), ErrTokenDead)
+}
+
 // waitPoll is how often Wait looks: leases come back with the next heartbeat.
 const waitPoll = 5 * time.Millisecond
 

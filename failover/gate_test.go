@@ -163,3 +163,26 @@ func TestGateWait(t *testing.T) {
 		})
 	})
 }
+
+func TestWhatLastsEndsWithTheGateAndNotWithTheLease(t *testing.T) {
+	g := openGate(pairedRecord())
+	g.store.setLease(time.Second)
+	token := Token{1, 1}
+	if g.Over(token) {
+		t.Error("over though all is well")
+	}
+	g.store.setLease(0)
+	if g.Over(token) {
+		t.Error("over though the lease may come back")
+	}
+	g.store.setLease(time.Second)
+	g.Close("switching over to b")
+	if !g.Over(token) {
+		t.Error("goes on through a switchover")
+	}
+	g.Open()
+	g.sentinel.dead.Store(true)
+	if !g.Over(token) {
+		t.Error("goes on though PostgreSQL has ended")
+	}
+}

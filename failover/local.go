@@ -313,7 +313,7 @@ func (a *Agent) nodeState() *pb.NodeState {
 }
 
 // draining: the gate is closed for a switchover, and what was begun before is still answered. For the other node that is an open gate: if it
-// took away the route, it would cut off the requests that it has forwarded. a.mu is held.
+// took away the route, it would cut off the requests that it has forwarded.
 func (a *Agent) draining(in *decide.Input) bool {
 	return in.Wish.SwitchTo != "" && in.Local.Engine && a.gate.holds()
 }

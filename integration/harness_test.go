@@ -129,7 +129,7 @@ func armed(t *testing.T) *rig {
 	return r
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, change ...func(*cluster.Options)) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -151,7 +151,11 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	log := &testLog{t: t}
-	c, err := cluster.New(ctx, dir, cluster.Options{Binaries: lab.binaries, Engine: engine(), JSONLogs: true, Log: slog.New(slog.NewTextHandler(log, nil))})
+	options := cluster.Options{Binaries: lab.binaries, Engine: engine(), JSONLogs: true, Log: slog.New(slog.NewTextHandler(log, nil))}
+	for _, f := range change {
+		f(&options)
+	}
+	c, err := cluster.New(ctx, dir, options)
 	if err != nil {
 		os.RemoveAll(dir)
 		t.Fatal(err)

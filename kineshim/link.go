@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+
+	"kineshim/pgwire"
 )
 
 // linkBuffer is the size of a link's buffers, one for each direction.
@@ -36,15 +38,15 @@ func newLink(r *relay, client net.Conn) *link {
 // packet. False means that there is nothing to relay: a cancel request, or a client that has gone.
 func (l *link) startup() ([]byte, bool) {
 	for {
-		packet, code, err := readStartup(l.from)
+		packet, code, err := pgwire.ReadStartup(l.from)
 		if err != nil {
 			return nil, false
 		}
 		switch code {
-		case cancelRequestCode:
+		case pgwire.CancelRequest:
 			l.relay.log.Debug("dropped a cancel request of the engine")
 			return nil, false
-		case sslRequestCode, gssRequestCode:
+		case pgwire.SSLRequest, pgwire.GSSRequest:
 			if _, err := l.client.Write([]byte{'N'}); err != nil {
 				return nil, false
 			}

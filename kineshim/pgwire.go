@@ -9,14 +9,9 @@ import (
 	"strings"
 )
 
-// PostgreSQL's frontend/backend protocol 3, as far as the relay must understand it: chapters "Message Flow" and "Message
-// Formats" of the manual.
+// PostgreSQL's frontend/backend protocol 3, as far as the relay must understand it after a connection has begun: chapters "Message Flow" and
+// "Message Formats" of the manual.
 const (
-	cancelRequestCode = 80877102
-	sslRequestCode    = 80877103
-	gssRequestCode    = 80877104
-	// maxStartup is PostgreSQL's own MAX_STARTUP_PACKET_LENGTH.
-	maxStartup = 10000
 	// maxInspected bounds the messages that are read whole: errors and notices. PostgreSQL's are a few hundred bytes.
 	maxInspected = 1 << 20
 
@@ -27,23 +22,6 @@ const (
 	// transaction states in a ReadyForQuery: idle, in a block, in a failed block
 	inTransaction = 'T'
 )
-
-// readStartup reads an untyped packet, which is how a connection begins. It returns the whole packet and its code.
-func readStartup(r *bufio.Reader) (packet []byte, code uint32, err error) {
-	head, err := r.Peek(8)
-	if err != nil {
-		return nil, 0, err
-	}
-	size := binary.BigEndian.Uint32(head)
-	if size < 8 || size > maxStartup {
-		return nil, 0, fmt.Errorf("startup packet of %d bytes", size)
-	}
-	packet = make([]byte, size)
-	if _, err := io.ReadFull(r, packet); err != nil {
-		return nil, 0, err
-	}
-	return packet, binary.BigEndian.Uint32(packet[4:]), nil
-}
 
 // readHead reads the type of the next message and the length of its body.
 func readHead(r *bufio.Reader) (head [5]byte, body int64, err error) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"kineshim/pgwire"
 )
 
 // fakeServer is a PostgreSQL that plays what the test writes: each connection that reaches it comes out of conns.
@@ -148,7 +150,7 @@ func TestCancelRequestsNeverReachPostgreSQL(t *testing.T) {
 	s := startFakeServer(t)
 	r, _ := s.startRelay(t)
 	client := dialRelay(t, r)
-	write(t, client, untyped(cancelRequestCode, 0, 0, 0, 1, 0, 0, 0, 2))
+	write(t, client, untyped(pgwire.CancelRequest, 0, 0, 0, 1, 0, 0, 0, 2))
 	readEnd(t, client)
 	if n := s.accepted.Load(); n != 0 {
 		t.Errorf("%d connections reached PostgreSQL", n)
@@ -163,7 +165,7 @@ func TestEncryptionIsDeclined(t *testing.T) {
 	s := startFakeServer(t)
 	r, _ := s.startRelay(t)
 	client := dialRelay(t, r)
-	for _, code := range []uint32{gssRequestCode, sslRequestCode} {
+	for _, code := range []uint32{pgwire.GSSRequest, pgwire.SSLRequest} {
 		write(t, client, untyped(code))
 		read(t, client, "N")
 	}

@@ -154,16 +154,11 @@ func (n *node) run(ctx context.Context) (err error) {
 		stopReplica := n.background(n.replica.Run)
 		defer func() { err = errors.Join(err, stopReplica()) }()
 	}
-	defer n.kernel.Close()
-	if n.vips != nil {
-		stopVIPs := n.background(n.vips.Run)
-		defer func() { err = errors.Join(err, stopVIPs()) }()
-	}
-	stopBalancer, err := n.startBalancer()
+	stopBeside, err := n.startBeside()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopBalancer()) }()
+	defer func() { err = errors.Join(err, stopBeside()) }()
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
 		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)

@@ -109,8 +109,13 @@ func postgresConfig(cfg config.Node, secrets postgres.Secrets, log *slog.Logger)
 	if err != nil {
 		return postgres.Config{}, err
 	}
+	var apps []postgres.Application
+	for _, d := range cfg.Applications.Databases {
+		apps = append(apps, application(d))
+	}
 	return postgres.Config{
-		BinDir: cfg.Postgres.BinDir, OSUser: cfg.Postgres.OSUser, Settings: cfg.Postgres.Settings, SlotKeep: cfg.Postgres.SlotKeep,
+		Applications: apps,
+		BinDir:       cfg.Postgres.BinDir, OSUser: cfg.Postgres.OSUser, Settings: cfg.Postgres.Settings, SlotKeep: cfg.Postgres.SlotKeep,
 		DataDir: filepath.Join(cfg.DataDir, "pgdata"), StateDir: cfg.DataDir, SocketDir: cfg.Postgres.SocketDir,
 		ListenHost: host, Port: port, Peer: postgres.HostPort{Host: peerHost, Port: peerPort}, Secrets: secrets, Log: log,
 	}, nil

@@ -115,6 +115,7 @@ func (s *Server) renderHBA() []byte {
 		"host replication " + ReplicationRole + " " + peer + " scram-sha-256",
 		"host postgres " + ReplicationRole + " " + peer + " scram-sha-256",
 	}
+	lines = append(lines, s.applicationHBA()...)
 	return []byte(strings.Join(append(lines, s.cfg.ExtraHBA...), "\n") + "\n")
 }
 

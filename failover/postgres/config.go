@@ -69,6 +69,8 @@ type Config struct {
 	SlotKeep string
 	// ExtraHBA are lines for pg_hba.conf, after our own, so that they cannot loosen those.
 	ExtraHBA []string
+	// Applications may connect through the unix socket; EnsureApplication makes them.
+	Applications []Application
 	// Log takes what happens; nil discards it.
 	Log *slog.Logger
 }
@@ -138,7 +140,7 @@ func (c *Config) validate(socketPath string) error {
 	if !sizePattern.MatchString(c.SlotKeep) {
 		bad("slot_keep %q: not a size such as 2GB; without a bound an absent standby would fill the disk", c.SlotKeep)
 	}
-	errs = append(errs, c.Secrets.validate(), validateSettings(c.Settings), validateHBA(c.ExtraHBA))
+	errs = append(errs, c.Secrets.validate(), validateSettings(c.Settings), validateHBA(c.ExtraHBA), validateApplications(c.Applications))
 	return errors.Join(errs...)
 }
 

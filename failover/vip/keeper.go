@@ -24,7 +24,8 @@ const (
 	reopenEvery = 200 * time.Millisecond
 	// contestEvery bounds how often the neighbours are told again because the other data node's kernel has answered.
 	contestEvery = 200 * time.Millisecond
-	// idleEvery is how often a node without the role looks where the address would go, and that none was left behind.
+	// idleEvery is how often a node without the role looks where the address would go, that none was left behind, and who has it: so it
+	// need not ask when clients are waiting.
 	idleEvery = 2 * time.Second
 )
 
@@ -64,6 +65,7 @@ type keeper struct {
 	muteUntil time.Time // after an announcement or a probe that could not be sent
 	openedAt  time.Time // of the segment
 	lookedAt  time.Time // idle
+	askedAt   time.Time // of the last probe while idle
 
 	foreign   string // the MAC of who claims the address; "" nobody
 	foreignAt time.Time
@@ -125,11 +127,32 @@ func (k *keeper) idle(now time.Time) {
 	if !k.ready(now) {
 		return
 	}
-	if err := k.host.Remove(k.place); err != nil {
-		k.fail(now, err)
-		return
+	err := k.host.Remove(k.place)
+	if err == nil {
+		k.askedAt = now
+		err = k.segment.Probe()
 	}
-	k.report("")
+	switch {
+	case err != nil:
+		k.askedAt = time.Time{}
+		k.fail(now, err)
+	case k.foreign != "":
+		k.report(k.conflict())
+	default:
+		k.report("")
+	}
+}
+
+// conflict is what an operator is told of a foreign host that has the address.
+func (k *keeper) conflict() string {
+	return fmt.Sprintf("another host, %s, has the address: it is not taken while that one answers. Find it (its hardware address tells) and give it another one", k.foreign)
+}
+
+// free says whether it is known without asking that no foreign host has the address: this node has just left it, or has asked shortly before, and
+// could tell a foreign host from the other data node.
+func (k *keeper) free(now time.Time) bool {
+	asked := now.Sub(k.askedAt)
+	return k.foreign == "" && (!k.leftAt.IsZero() && now.Sub(k.leftAt) < briefly || asked >= probeFor && asked <= idleEvery+probeFor && len(k.peerMACs()) > 0)
 }
 
 // ready finds the interface and listens on it.
@@ -190,7 +213,7 @@ func (k *keeper) take(now time.Time) time.Duration {
 		if !k.ready(now) {
 			return retryEvery
 		}
-		if !k.leftAt.IsZero() && now.Sub(k.leftAt) < briefly && k.foreign == "" {
+		if k.free(now) {
 			k.probes = 0
 			return k.acquire(now)
 		}
@@ -214,7 +237,7 @@ func (k *keeper) take(now time.Time) time.Duration {
 	k.probing = false
 	if k.foreign != "" && !k.foreignAt.Before(k.probedAt) {
 		k.notUntil = now.Add(retryEvery)
-		k.report(fmt.Sprintf("another host, %s, has the address: it is not taken while that one answers. Find it (its hardware address tells) and give it another one", k.foreign))
+		k.report(k.conflict())
 		return retryEvery
 	}
 	k.foreign = ""

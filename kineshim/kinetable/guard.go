@@ -27,8 +27,8 @@ import (
 // writes slower until the next takeover, which takes them for the sign that kine has shown row IDs as revisions.
 const (
 	// engineLock is the engine lock's key; its upper and lower 32 bits are what pg_locks shows. It says "kineshim".
-	engineLock      = engineLockClass<<32 | engineLockObject
-	engineLockClass = 0x6b696e65
+	engineLock      int64 = engineLockClass<<32 | engineLockObject
+	engineLockClass       = 0x6b696e65
 	// engineLockObject is the lower half.
 	engineLockObject = 0x7368696d
 	// sessionLockClass and the session's number are the session lock's two keys.

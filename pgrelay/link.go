@@ -1,0 +1,174 @@
+package pgrelay
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"kineshim/pgwire"
+)
+
+// linkBuffer is the size of the chunks in which answers are passed on.
+const linkBuffer = 32 << 10
+
+// SQLSTATEs of refusals.
+const (
+	cannotConnectNow     = "57P03"
+	invalidAuthorization = "28000"
+	protocolViolation    = "08P01"
+)
+
+// link is one connection of an application.
+type link struct {
+	relay  *Relay
+	client net.Conn
+	cut    bool // guarded by relay.mu
+
+	mu      sync.Mutex // guards the fields below
+	server  net.Conn
+	session Session // nil before it has one
+	closed  bool
+}
+
+// over: the session in which the connection was made is over.
+func (l *link) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.session != nil && l.session.Over()
+}
+
+// close ends both sides, now or as soon as there is another.
+func (l *link) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.client.Close()
+	if l.server != nil {
+		l.server.Close()
+	}
+}
+
+// serve passes the connection on to its end.
+func (l *link) serve(ctx context.Context) {
+	defer l.close()
+	from := bufio.NewReaderSize(l.client, linkBuffer)
+	packet := l.begin(from)
+	if packet == nil {
+		return
+	}
+	session, err := l.relay.cfg.Gate.Enter()
+	if err != nil {
+		l.refuse(cannotConnectNow, "kineshim: "+err.Error(), "Connect to the virtual address, or to the node that is the primary.")
+		return
+	}
+	d := net.Dialer{Timeout: dialWithin}
+	server, err := d.DialContext(ctx, "unix", l.relay.cfg.Socket)
+	if err != nil {
+		l.refuse(cannotConnectNow, "kineshim: PostgreSQL cannot be reached", "")
+		l.relay.complain("PostgreSQL cannot be reached for an application", "error", err)
+		return
+	}
+	l.mu.Lock()
+	l.server, l.session = server, session
+	closed := l.closed
+	l.mu.Unlock()
+	if closed || session.Over() {
+		server.Close()
+		return
+	}
+	if _, err := server.Write(packet); err != nil {
+		return
+	}
+	var towards sync.WaitGroup
+	towards.Go(func() {
+		defer l.close()
+		_, _ = io.Copy(server, from) // its end is the connection's, whatever the reason
+	})
+	l.answer(ctx, server, session)
+	l.close()
+	towards.Wait()
+}
+
+// begin reads who wants to connect; nil: there is nothing to pass on, and the client has been told.
+func (l *link) begin(from *bufio.Reader) []byte {
+	if k, ok := l.client.(interface {
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	}); ok {
+		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}) // fails on closed ones only
+	}
+	_ = l.client.SetDeadline(time.Now().Add(beginWithin)) // fails on closed ones only
+	for range 3 {                                         // GSS, TLS, and then the startup itself
+		packet, code, err := pgwire.ReadStartup(from)
+		if err != nil {
+			return nil
+		}
+		switch code {
+		case pgwire.CancelRequest:
+			l.relay.log.Debug("dropped a cancel request of an application", "client", l.client.RemoteAddr())
+			return nil
+		case pgwire.SSLRequest, pgwire.GSSRequest:
+			if from.Buffered() > 0 { // sent before it was answered: it would count as sent encrypted
+				return nil
+			}
+			if _, err := l.client.Write([]byte{'N'}); err != nil {
+				return nil
+			}
+			continue
+		}
+		params, err := pgwire.Parameters(packet)
+		if err != nil {
+			l.refuse(protocolViolation, "kineshim: "+err.Error(), "")
+			return nil
+		}
+		if !l.relay.allowedFrom(l.client.RemoteAddr()) {
+			err = fmt.Errorf("connections from %s are not let in", l.client.RemoteAddr())
+		} else {
+			err = l.relay.admit(params)
+		}
+		if err != nil {
+			l.relay.log.Info("an application is refused", "client", l.client.RemoteAddr(), "why", err)
+			l.refuse(invalidAuthorization, "kineshim: "+err.Error(), "See applications in kineshim's configuration.")
+			return nil
+		}
+		_ = l.client.SetDeadline(time.Time{}) // fails on closed ones only
+		return packet
+	}
+	l.refuse(protocolViolation, "kineshim: there is no encryption here", "")
+	return nil
+}
+
+// refuse tells the client why it is not served.
+func (l *link) refuse(sqlState, message, hint string) {
+	_ = l.client.SetWriteDeadline(time.Now().Add(sayWithin)) // fails on closed ones only
+	_, _ = l.client.Write(pgwire.Fatal(sqlState, message, hint))
+}
+
+// answer passes on what PostgreSQL sends. The session is checked after each chunk has been gathered, and before the client sees it.
+func (l *link) answer(ctx context.Context, server net.Conn, session Session) {
+	buf := make([]byte, linkBuffer)
+	for {
+		n, err := server.Read(buf)
+		if n > 0 {
+			if session.Check() != nil && !l.hold(ctx, session) {
+				return
+			}
+			if _, werr := l.client.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// hold waits until the session holds again.
+func (l *link) hold(ctx context.Context, session Session) bool {
+	ctx, cancel := context.WithTimeout(ctx, holdFor)
+	defer cancel()
+	return session.Wait(ctx) == nil
+}

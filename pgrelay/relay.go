@@ -1,0 +1,216 @@
+// Package pgrelay passes other applications' connections on to this node's PostgreSQL while this node is the primary.
+//
+// What PostgreSQL answers reaches the client only if this node is still the primary after it was answered. Connections end when the role
+// does. Cancel requests are dropped: a commit that waits for the standby and is cancelled becomes visible without having been replicated,
+// and nobody can tell from outside whether a statement is past that point.
+package pgrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Gate says whether this node is the primary. It is called from many goroutines.
+type Gate interface {
+	// Enter begins a session, or says why there is none: the error is shown to the client.
+	Enter() (Session, error)
+}
+
+// Session is a time during which this node is the primary.
+type Session interface {
+	// Check says whether an answer may be given; nil: yes.
+	Check() error
+	// Wait returns nil when Check does, and an error when it never will, or ctx ends.
+	Wait(ctx context.Context) error
+	// Over: no more is to be begun in this session.
+	Over() bool
+}
+
+// Account is a database with a user that may connect to it.
+type Account struct{ Database, User string }
+
+// Config is what a Relay needs. All fields are required, but for From.
+type Config struct {
+	Gate     Gate
+	Accounts []Account
+	// From are the networks that clients may come from; none: any.
+	From []netip.Prefix
+	// Socket is PostgreSQL's unix socket.
+	Socket string
+	// MaxConnections bounds the connections at once, those that begin included.
+	MaxConnections int
+	Log            *slog.Logger
+}
+
+const (
+	// beginWithin ends a connection that does not say who it is.
+	beginWithin = 10 * time.Second
+	// dialWithin ends an attempt to connect to PostgreSQL's socket, which hangs only when its backlog is full.
+	dialWithin = 5 * time.Second
+	// holdFor is how long an answer is held back while the right to give it is in doubt: leases come back within a heartbeat, or never.
+	holdFor = 5 * time.Second
+	// lookEvery is how often connections are looked at whose session may be over.
+	lookEvery = 20 * time.Millisecond
+	// sayWithin bounds the sending of a refusal.
+	sayWithin = time.Second
+	// keepAlive finds a client that died without a word, within three of them.
+	keepAlive = 10 * time.Second
+	// complainEvery bounds how often a refusal of connections is logged.
+	complainEvery = 10 * time.Second
+	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
+	acceptAgain = 50 * time.Millisecond
+)
+
+// Relay serves listeners. Make it with New, then call Run once.
+type Relay struct {
+	cfg   Config
+	log   *slog.Logger
+	slots chan struct{}
+
+	mu         sync.Mutex // guards the fields below
+	links      map[*link]struct{}
+	complained time.Time
+}
+
+// New checks the configuration and starts nothing.
+func New(cfg Config) (*Relay, error) {
+	if cfg.Gate == nil || cfg.Log == nil || cfg.Socket == "" || cfg.MaxConnections < 1 {
+		return nil, errors.New("pgrelay: a gate, a socket, a bound of connections and a log are required")
+	}
+	return &Relay{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), links: map[*link]struct{}{}}, nil
+}
+
+// Run serves the listeners until ctx ends; then it closes them and all connections, and returns nil when all is over.
+func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
+	var all sync.WaitGroup
+	for _, ln := range lns {
+		all.Go(func() { r.accept(ctx, ln, &all) })
+	}
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-t.C:
+			r.cut((*link).over)
+		case <-ctx.Done():
+		}
+	}
+	for _, ln := range lns {
+		ln.Close()
+	}
+	ended := make(chan struct{})
+	go func() { all.Wait(); close(ended) }()
+	for { // what is accepted at the last moment too
+		r.cut(func(*link) bool { return true })
+		select {
+		case <-ended:
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// cut ends the connections for which due says so.
+func (r *Relay) cut(due func(*link) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for l := range r.links {
+		if due(l) && !l.cut {
+			l.cut = true
+			n++
+		}
+		if l.cut {
+			l.close()
+		}
+	}
+	if n > 0 {
+		r.log.Info("applications' connections are ended: this node's role has changed, or kineshim stops", "connections", n)
+	}
+}
+
+func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(acceptAgain):
+			}
+			r.complain("a connection could not be accepted", "error", err)
+			continue
+		}
+		select {
+		case r.slots <- struct{}{}:
+		default:
+			conn.Close()
+			r.complain("applications' connections are refused: there are too many", "bound", r.cfg.MaxConnections)
+			continue
+		}
+		all.Go(func() {
+			defer func() { <-r.slots }()
+			l := &link{relay: r, client: conn}
+			r.mu.Lock()
+			r.links[l] = struct{}{}
+			r.mu.Unlock()
+			l.serve(ctx)
+			r.mu.Lock()
+			delete(r.links, l)
+			r.mu.Unlock()
+		})
+	}
+}
+
+// complain logs a warning, now and then.
+func (r *Relay) complain(msg string, args ...any) {
+	r.mu.Lock()
+	due := time.Since(r.complained) >= complainEvery
+	if due {
+		r.complained = time.Now()
+	}
+	r.mu.Unlock()
+	if due {
+		r.log.Warn(msg, args...)
+	}
+}
+
+// allowedFrom says whether a client's address is in one of the networks.
+func (r *Relay) allowedFrom(addr net.Addr) bool {
+	if len(r.cfg.From) == 0 {
+		return true
+	}
+	at, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return false
+	}
+	for _, p := range r.cfg.From {
+		if p.Contains(at.Addr().Unmap().WithZone("")) {
+			return true
+		}
+	}
+	return false
+}
+
+// admit says whether the startup parameters are those of an account. Nobody gets to PostgreSQL as a role of kineshim's own.
+func (r *Relay) admit(params map[string]string) error {
+	user, database := params["user"], params["database"]
+	if database == "" {
+		database = user
+	}
+	if v, asks := params["replication"]; asks {
+		return fmt.Errorf("replication (%q) is not for applications", v)
+	}
+	for _, a := range r.cfg.Accounts {
+		if a.User == user && a.Database == database {
+			return nil
+		}
+	}
+	return fmt.Errorf("user %q with database %q is not among kineshim's applications", user, database)
+}
