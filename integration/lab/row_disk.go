@@ -220,37 +220,6 @@ func (t *Trial) raftLog(node string) string {
 // refusesWithin is how long a program may take to see that it cannot start.
 const refusesWithin = 15 * time.Second
 
-func witnessLogDamaged(t *Trial) {
-	t.Blow("kill W and damage its Raft log", func() error {
-		if err := t.KillNode(t.W); err != nil {
-			return err
-		}
-		path := t.raftLog(t.W)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(path+".lab", b, 0o600); err != nil {
-			return err
-		}
-		return os.WriteFile(path, []byte(strings.Repeat("damaged ", len(b)/8)), 0o600)
-	})
-	t.timeline.note("start W")
-	t.Must(t.Start(t.ctx, t.W))
-	select {
-	case <-t.Exited(t.W):
-	case <-time.After(refusesWithin):
-		t.Failf("the witness runs on a damaged log")
-	}
-	says := t.lastLine(t.W, "raftwitness: ")
-	t.timeline.note("W says: %s", says)
-	if !strings.Contains(says, "Raft log") {
-		t.Failf("the witness does not say what is wrong: %q", says)
-	}
-	t.OnlyServes(t.A, aWhile)
-	t.Heal("its log is put back", func() error { return os.Rename(t.raftLog(t.W)+".lab", t.raftLog(t.W)) })
-}
-
 // damagedTable is a table of the lab's own, so that nothing but the lab reads it.
 const damagedTable = "lab_damaged"
 
