@@ -135,7 +135,7 @@ func witnessDiskFull(t *Trial) {
 		t.Failf("the witness has ended because its disk takes no writes")
 	}
 	t.timeline.note("the witness says: %s", t.lastLine(t.W, "takes no writes"))
-	t.health(t.W, "silent")
+	t.health(t.W, "not heard since the last election")
 	t.OnlyServes(t.SomebodyServes(), aWhile)
 	t.PauseAtMost(began, stallAtMost)
 	t.Heal("W's disk is repaired", func() error {
