@@ -28,14 +28,16 @@ func (t *Trial) refusesToStart(node, words string) {
 	}
 }
 
-// aside moves a file or a directory of a node away, and returns what brings it back in the place of whatever is there then.
+// aside moves a file or a directory of a node to where the node does not look, and returns what brings it back in the place of whatever is there then.
 func (t *Trial) aside(path string) (back func() error) {
-	t.Must(os.Rename(path, path+".lab"))
+	elsewhere := filepath.Join(filepath.Dir(path), "lab-aside")
+	t.Must(os.MkdirAll(elsewhere, 0o700))
+	t.Must(os.Rename(path, filepath.Join(elsewhere, filepath.Base(path))))
 	return func() error {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
-		return os.Rename(path+".lab", path)
+		return os.Rename(filepath.Join(elsewhere, filepath.Base(path)), path)
 	}
 }
 
