@@ -2,7 +2,7 @@ package lab
 
 var sequenceRows = []Row{
 	{Number: "49", Failure: "A and W lost at once, B left, S2", Right: "unavailable; the operator may override, told that nothing is lost", Serves: "none", Run: primaryAndWitnessLost, Lacks: needsAlone},
-	{Number: "50", Failure: "B lost, A solo, then W lost", Right: "A goes on (solo needs no quorum while it keeps running)", Serves: "A", Run: standbyThenWitnessLost, Quick: true},
+	{Number: "50", Failure: "B lost, A solo, then W lost", Right: "A goes on (solo needs no quorum while it keeps running)", Serves: "A", Run: standbyThenWitnessLost},
 	{Number: "51", Failure: "W lost (A solo in the record, B still replicating), later A lost", Right: "unavailable; the operator may promote B, told that nothing is lost", Serves: "none", Run: witnessThenPrimaryLost, Lacks: needsAlone},
 	{Number: "52", Failure: "W lost, later B lost", Right: "A goes on", Serves: "A", Run: witnessThenStandbyLost},
 	{Number: "53", Failure: "W down, then A-B cut", Right: "only A serves", Serves: "A", Run: witnessDownThenCut},
