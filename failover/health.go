@@ -61,18 +61,11 @@ func (a *Agent) trouble() string {
 
 // watchDamage asks PostgreSQL for checksum failures until ctx ends.
 func (a *Agent) watchDamage(ctx context.Context) {
-	t := time.NewTicker(damageEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
+	every(ctx, damageEvery, func() {
 		if a.isUp() {
 			a.checkDamage(ctx)
 		}
-	}
+	})
 }
 
 func (a *Agent) checkDamage(ctx context.Context) {

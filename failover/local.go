@@ -161,7 +161,16 @@ const (
 
 // watchPostgres observes PostgreSQL until ctx ends.
 func (a *Agent) watchPostgres(ctx context.Context) {
-	t := time.NewTicker(observeEvery)
+	every(ctx, observeEvery, func() {
+		if a.isUp() {
+			a.observe(ctx)
+		}
+	})
+}
+
+// every calls f at that pace until ctx ends.
+func every(ctx context.Context, pace time.Duration, f func()) {
+	t := time.NewTicker(pace)
 	defer t.Stop()
 	for {
 		select {
@@ -169,9 +178,7 @@ func (a *Agent) watchPostgres(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if a.isUp() {
-			a.observe(ctx)
-		}
+		f()
 	}
 }
 

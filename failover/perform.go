@@ -270,6 +270,7 @@ func (a *Agent) commitEpoch(ctx context.Context) error {
 	defer a.mu.Unlock()
 	if l.generation == generation && a.session() {
 		l.epochCommitted = generation
+		l.unwellSince = time.Time{} // it has just written: what failed while it began anew is over
 	}
 	return nil
 }

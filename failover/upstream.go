@@ -36,34 +36,31 @@ func (a *Agent) noteStreaming(obs postgres.Observation) {
 
 // watchUpstream asks the primary, while this standby does not stream from it, whether it still has the WAL that comes next, until ctx ends.
 func (a *Agent) watchUpstream(ctx context.Context) {
-	t := time.NewTicker(checkUpstreamEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
+	every(ctx, checkUpstreamEvery, func() {
 		a.mu.Lock()
 		in := a.input()
 		due := in.Local.Role == decide.Standby && !in.Local.Frozen && in.Local.NotStreaming > checkUpstreamEvery && in.Peer.GateOpen && !a.local.walRemoved
 		life := a.local.life
 		a.mu.Unlock()
-		if !due {
-			continue
+		if due {
+			a.checkUpstream(ctx, life)
 		}
-		bound, cancel := context.WithTimeout(ctx, checkUpstreamTimeout)
-		err := a.pg.CheckUpstream(bound)
-		cancel()
-		if !errors.Is(err, postgres.ErrWALRemoved) {
-			continue
-		}
-		a.log.Warn("the primary no longer has the WAL that this standby needs next", "error", err)
-		a.mu.Lock()
-		if a.local.life == life {
-			a.local.walRemoved = true
-		}
-		a.mu.Unlock()
-		a.wake()
+	})
+}
+
+// checkUpstream asks for the standby's life of that number.
+func (a *Agent) checkUpstream(ctx context.Context, life uint64) {
+	ctx, cancel := context.WithTimeout(ctx, checkUpstreamTimeout)
+	defer cancel()
+	err := a.pg.CheckUpstream(ctx)
+	if !errors.Is(err, postgres.ErrWALRemoved) {
+		return
 	}
+	a.log.Warn("the primary no longer has the WAL that this standby needs next", "error", err)
+	a.mu.Lock()
+	if a.local.life == life {
+		a.local.walRemoved = true
+	}
+	a.mu.Unlock()
+	a.wake()
 }

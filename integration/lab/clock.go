@@ -21,7 +21,7 @@ import (
 // clockEnv names the file with the shift, in seconds, of a Go program that was built so.
 const clockEnv = "KINESHIM_LAB_CLOCK"
 
-// skewSource is added to Go's package time.
+// skewSource is added to Go's package time. Now itself must make no system call: the runtime calls it where none is allowed.
 const skewSource = `package time
 
 import (
@@ -29,28 +29,30 @@ import (
 	"syscall"
 )
 
-var labClock = func() string { p, _ := syscall.Getenv("` + clockEnv + `"); return p }()
+// labShift is by how many seconds the wall clock is shifted.
+var labShift atomic.Int64
 
-var labLooked, labShift atomic.Int64
+func init() {
+	if path, ok := syscall.Getenv("` + clockEnv + `"); ok {
+		go func() {
+			for {
+				labLook(path)
+				Sleep(20 * Millisecond)
+			}
+		}()
+	}
+}
 
-// labSkew is the shift of the wall clock in seconds, looked up every 20 ms of monotonic time.
-func labSkew(mono int64) int64 {
-	if labClock == "" {
-		return 0
-	}
-	looked := labLooked.Load()
-	if looked != 0 && mono-looked < 20_000_000 || !labLooked.CompareAndSwap(looked, mono) {
-		return labShift.Load()
-	}
-	fd, err := open(labClock)
+func labLook(path string) {
+	fd, err := open(path)
 	if err != nil {
-		return labShift.Load()
+		return
 	}
 	defer closefd(fd)
 	var buf [16]byte
 	n, err := read(fd, buf[:])
-	if err != nil {
-		return labShift.Load()
+	if err != nil || n == 0 {
+		return
 	}
 	shift, sign := int64(0), int64(1)
 	for _, c := range buf[:n] {
@@ -62,14 +64,13 @@ func labSkew(mono int64) int64 {
 		}
 	}
 	labShift.Store(sign * shift)
-	return sign * shift
 }
 `
 
 // The line of time.Now that is changed, and what it becomes.
 const (
 	nowLine    = "sec, nsec, mono := runtimeNow()\n"
-	skewedLine = "sec, nsec, mono := runtimeNow()\n\tsec += labSkew(mono)\n"
+	skewedLine = "sec, nsec, mono := runtimeNow()\n\tsec += labShift.Load()\n"
 )
 
 // buildWithSkew builds the nodes' binaries with the changed time.Now into a directory.

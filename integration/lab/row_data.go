@@ -2,13 +2,12 @@ package lab
 
 import (
 	"os"
-	"path/filepath"
 	"time"
 )
 
 // removeData removes the node's PostgreSQL data directory.
 func (t *Trial) removeData(node string) error {
-	return os.RemoveAll(filepath.Join(t.DataDir(node), "pgdata"))
+	return os.RemoveAll(t.pgdata(node))
 }
 
 func standbyDataLost(t *Trial) {

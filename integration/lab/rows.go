@@ -7,8 +7,10 @@ const (
 	simulated  = "sim: it cannot be made here, or not in bearable time; the simulation tries it"
 	needsVIP   = "needs the VIP"
 	needsIdent = "needs the re-enrolment of voters"
-	needsAlone = "needs shimctl serve --alone"
-	needsTLS   = "needs certificates"
+	// needsCopies is said of rows in which a voter's whole data directory comes back from a copy.
+	needsCopies = "needs incarnations of voters: the whole data directory brought back from a copy"
+	needsAlone  = "needs shimctl serve --alone"
+	needsTLS    = "needs certificates"
 )
 
 // Rows are the rows of the failure matrix, in its order. A is the primary, B the standby, W the witness.
@@ -74,10 +76,10 @@ var diskRows = []Row{
 	{Number: "36", Failure: "clock jumps by +-1 h on any node", Right: "no effect", Serves: "A", Run: clocksJump, Options: fakeClocks},
 	{Number: "37", Failure: "A suspended (VM pause) for 60 s, then resumed", Right: "A sees the higher epoch and answers nothing stale", Serves: "B", Run: nodeSuspended},
 	{Number: "38", Failure: "W's Raft log damaged", Right: "W refuses to start, says how to re-enrol", Serves: "A", Run: witnessLogDamaged, Lacks: needsIdent},
-	{Number: "39", Failure: "A's or B's Raft log damaged", Right: "re-enrolled as a new voter; PostgreSQL data kept", Serves: "other", Lacks: needsIdent},
-	{Number: "40", Failure: "W's disk wiped, same identity comes back", Right: "it does not vote until re-enrolled", Serves: "A", Lacks: needsIdent},
-	{Number: "41", Failure: "W restored from an old image", Right: "refused: peers know a later incarnation", Serves: "A", Lacks: needsIdent},
-	{Number: "42", Failure: "A or B restored from an old image", Right: "refused as primary: epoch, timeline or LSN below the Raft record", Serves: "other", Lacks: needsIdent},
+	{Number: "39", Failure: "A's or B's Raft log damaged", Right: "re-enrolled as a new voter; PostgreSQL data kept", Serves: "other", Lacks: needsIdent, Run: dataNodeLogDamaged},
+	{Number: "40", Failure: "W's disk wiped, same identity comes back", Right: "it does not vote until re-enrolled", Serves: "A", Lacks: needsCopies, Run: witnessWiped},
+	{Number: "41", Failure: "W restored from an old image", Right: "refused: peers know a later incarnation", Serves: "A", Lacks: needsCopies},
+	{Number: "42", Failure: "A or B restored from an old image", Right: "refused as primary: epoch, timeline or LSN below the Raft record", Serves: "other", Lacks: needsCopies, Run: primaryRestored},
 	{Number: "43", Failure: "B's data directory lost", Right: "re-clone by itself", Serves: soloA, Run: standbyDataLost},
 	{Number: "44", Failure: "A's data directory lost", Right: "promote B; A re-clones", Serves: "B", Run: primaryDataLost},
 	{Number: "45", Failure: "checksum failure in A's table", Right: "alarm, switch over, re-clone A", Serves: "B", Run: primaryTableDamaged},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func (l *Lab) Run(ctx context.Context, row *Row) Result {
 		res.Kept = filepath.Join(l.opts.KeepDir, fmt.Sprintf("row%s-failed-%s", row.Number, began.Format("150405")))
 		l.keepEvidence(&res)
 	}
-	fmt.Fprintf(&story, "%s row %s in %s\n", verdict, row.Number, res.Took.Round(100*time.Millisecond))
+	fmt.Fprintf(&story, "%s row %s in %s%s\n", verdict, row.Number, res.Took.Round(100*time.Millisecond), busy())
 	for _, f := range res.Failures {
 		fmt.Fprintf(&story, "  %s\n", f)
 	}
@@ -81,6 +82,16 @@ func (l *Lab) Run(ctx context.Context, row *Row) Result {
 	}
 	_, _ = story.WriteTo(l.opts.Out)
 	return res
+}
+
+// busy says how busy the machine is, which explains times that are out of bounds and excuses nothing else; "" if it does not say.
+func busy() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	load, _, ok := strings.Cut(string(b), " ")
+	if err != nil || !ok {
+		return ""
+	}
+	return fmt.Sprintf("; load %s on %d processors", load, runtime.NumCPU())
 }
 
 // keepEvidence keeps the logs of a row that failed, and removes the cluster: the next row begins with another.

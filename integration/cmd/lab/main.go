@@ -34,6 +34,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	numbers := flags.String("rows", "", "the rows to run, such as 19,53a; empty: all that can be run")
 	quick := flags.Bool("quick", false, "run the rows of the quick selection only")
 	list := flags.Bool("list", false, "list the rows, and why some are not run")
+	check := flags.Bool("check", false, "say whether the lab can be made here, and do nothing else")
 	clean := flags.Bool("clean", false, "remove what killed labs have left, and do nothing else")
 	keep := flags.String("out", filepath.Join(os.TempDir(), "kineshim-lab"), "directory for timelines, and for the logs of rows that fail")
 	if err := flags.Parse(args); err != nil {
@@ -42,6 +43,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch {
 	case *list:
 		printRows(stdout)
+		return 0
+	case *check:
+		if err := site.Supported(); err != nil {
+			fmt.Fprintln(stderr, "lab:", err)
+			return 1
+		}
 		return 0
 	case *clean:
 		return sweep(stdout, stderr)
