@@ -99,8 +99,9 @@ func (s *scheduler) combination() {
 		add(Fault{Kind: CrashBackend, Node: x, At: 50*ms + s.upTo(500*ms)})
 		add(Fault{Kind: Power, Node: x, At: 300*ms + s.upTo(800*ms), For: 3 * time.Second})
 	case 4: // the news of a death comes late
-		add(Fault{Kind: Cut, Node: x, Other: y, For: 8 * time.Second})
-		add(Fault{Kind: Cut, Node: y, Other: nodeW, For: time.Second + s.upTo(3*time.Second)})
+		back := 1200*ms + s.upTo(800*ms) // when the other one hears the next life's first word
+		add(Fault{Kind: Isolate, Node: y, For: back})
+		add(Fault{Kind: Cut, Node: x, Other: y, At: back + 100*ms + s.upTo(300*ms), For: 4 * time.Second})
 		add(Fault{Kind: Loss, Node: x, Other: nodeW, Rate: 0.8, At: 280 * ms, For: 300 * ms})
 		add(Fault{Kind: Kill, Node: x, At: 300 * ms, For: 30*ms + s.upTo(100*ms)})
 	case 5: // a process is paused between a request and its answer
