@@ -67,7 +67,7 @@ func newBubble(t *testing.T, seed uint64, dir string) *bubble {
 	b.ids = identities(bubblePromise, map[string]string{"a": "a", "b": "b", "w": "w"})
 	for _, name := range voters {
 		n := &bubbleNode{}
-		rate := 1 + (2*b.rng.Float64()-1)*0.15 // within what the lease allows for
+		rate := 1 + (2*b.rng.Float64()-1)*0.17 // within what the lease allows for
 		n.cfg = Config{
 			Dir: filepath.Join(dir, name), Identity: b.ids[name], Dial: b.net.dialer(name), Log: testLog(name),
 			OnLead: func(term uint64) { n.led.Store(max(n.led.Load(), term)) },
@@ -197,7 +197,7 @@ func (b *bubble) propose() {
 func (b *bubble) disturb() {
 	x := voters[b.rng.IntN(3)]
 	y := voters[b.rng.IntN(3)]
-	switch b.rng.IntN(8) {
+	switch b.rng.IntN(12) {
 	case 0, 1:
 		b.stop(x, b.rng.IntN(2) == 0, b.rng.IntN(2) == 0)
 	case 2, 3:
@@ -207,8 +207,7 @@ func (b *bubble) disturb() {
 	case 4:
 		b.net.set(x, y, true)
 	case 5:
-		b.net.set(x, y, true)
-		b.net.set(y, x, true)
+		b.cut(x, y)
 	case 6:
 		for _, from := range voters {
 			for _, to := range voters {
@@ -216,7 +215,18 @@ func (b *bubble) disturb() {
 			}
 		}
 		b.net.setSlow([]time.Duration{time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}[b.rng.IntN(3)])
-	case 7:
+	case 7: // a restart that takes no time
+		b.stop(x, false, b.rng.IntN(2) == 0)
+		b.start(x)
+	case 8, 9:
+		b.isolate(x)
+	case 10: // the data nodes are cut from each other, and the witness forgets what it has promised
+		b.heal()
+		b.cut("a", "b")
+		b.lives(bubblePromise + time.Duration(b.rng.Int64N(int64(bubblePromise))))
+		b.stop("w", false, false)
+		b.start("w")
+	default:
 		to := voters[b.rng.IntN(3)]
 		if node := b.nodes[x].node.Load(); node != nil && to != x && node.Status().Leader {
 			b.wg.Go(func() {
@@ -224,6 +234,19 @@ func (b *bubble) disturb() {
 				defer cancel()
 				node.HandOver(ctx, to)
 			})
+		}
+	}
+}
+
+func (b *bubble) cut(x, y string) {
+	b.net.set(x, y, true)
+	b.net.set(y, x, true)
+}
+
+func (b *bubble) isolate(x string) {
+	for _, y := range voters {
+		if y != x {
+			b.cut(x, y)
 		}
 	}
 }
@@ -326,4 +349,3 @@ func TestRealVotersInVirtualTime(t *testing.T) {
 		})
 	}
 }
-
