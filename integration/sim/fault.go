@@ -157,7 +157,14 @@ func (w *World) injectData(f *Fault, k *kine) {
 		k.setPaused(true)
 		w.at(w.now+f.For, func() { k.setPaused(false) })
 	case Force:
-		w.force(k)
+		w.insist(k, w.now+f.For)
+	}
+}
+
+// insist is an operator who tries to force the promotion until it is begun, or until he has given up.
+func (w *World) insist(k *kine, until time.Duration) {
+	if !w.force(k) && w.now < until {
+		w.at(w.now+100*ms, func() { w.insist(k, until) })
 	}
 }
 

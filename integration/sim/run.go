@@ -21,6 +21,8 @@ type Result struct {
 	Steps  uint64
 	Time   time.Duration // simulated, with failures
 	Epochs uint64
+	// Forced is the newest epoch that an operator forced; 0: none.
+	Forced uint64
 	Acked  int
 	Reads  int
 	// ArmedAfter is how long it took after all had healed.
@@ -86,6 +88,7 @@ func (h History) Run(trace bool) Result {
 		r.ArmedAfter = w.now - healed
 		w.Run(2*time.Second, nil)
 	}
+	r.Forced = w.check.forced
 	r.Bad, r.Steps, r.Time, r.Epochs, r.Acked, r.Reads, r.Trace = w.bad, w.steps, w.now-begun, w.check.epoch, w.check.acked, w.check.reads, w.trace
 	return r
 }
