@@ -32,6 +32,8 @@ const (
 	WipeVoter Kind = "wipe-voter"
 	// Switchover and Pause are an operator's; Force too, who promotes a node that may lack writes.
 	Switchover, Pause, Force Kind = "switchover", "pause", "force"
+	// Stop is a service manager's: kineshim hands over and ends in good order, and is started again after the duration.
+	Stop Kind = "stop"
 )
 
 // Fault is one failure.
@@ -152,6 +154,10 @@ func (w *World) injectData(f *Fault, k *kine) {
 	case Switchover:
 		if k.p.runs() {
 			k.switchover()
+		}
+	case Stop:
+		if k.p.runs() {
+			k.leave(f.For)
 		}
 	case Pause:
 		k.setPaused(true)

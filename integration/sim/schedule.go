@@ -23,7 +23,7 @@ type scheduler struct {
 func Schedule(seed uint64, n int, span time.Duration, force bool) []Fault {
 	s := &scheduler{r: rand.New(rand.NewPCG(seed, 2)), span: span, combinations: 6}
 	s.kinds = []Kind{Kill, Kill, Kill, KillMute, KillPostgres, CrashBackend, Power, Power, Freeze, Freeze, FreezePostgres, FreezeBoth, Suspend,
-		Cut, Cut, Cut, OneWay, OneWay, Isolate, Isolate, Loss, SlowDisk, Wipe, Restore, Switchover, Switchover, Pause}
+		Cut, Cut, Cut, OneWay, OneWay, Isolate, Isolate, Loss, SlowDisk, Wipe, Restore, Switchover, Switchover, Stop, Stop, Pause}
 	if force {
 		s.kinds = append(s.kinds, Force, Force)
 		s.combinations++

@@ -114,7 +114,7 @@ func TestTheSchedulesHaveEveryFailure(t *testing.T) {
 		}
 	}
 	for _, k := range []Kind{Kill, KillMute, KillPostgres, CrashBackend, Power, Freeze, FreezePostgres, FreezeBoth, Suspend, Cut, OneWay, Isolate, Loss, SlowDisk, Wipe, Restore,
-		Switchover, Pause, Force} {
+		Switchover, Stop, Pause, Force} {
 		if kinds[k] < 10 {
 			t.Errorf("%s: %d times", k, kinds[k])
 		}
@@ -127,7 +127,7 @@ func TestTheSchedulesHaveEveryFailure(t *testing.T) {
 	// What they wait for does happen.
 	text := strings.Join(append(History{Seed: 1}.Run(true).Trace, append(History{Seed: 2}.Run(true).Trace, History{Seed: 39}.Run(true).Trace...)...), "\n") // 39 is a history of forced promotions
 	for _, what := range []string{"propose pair", "propose solo", "propose promote", "hand-over", "clone", "rewind", "switchover", "its data are gone", "older copy",
-		"begins anew", "has ended", "acknowledges commits itself", "forces its promotion"} {
+		"begins anew", "has ended", "acknowledges commits itself", "forces its promotion", "ends in good order"} {
 		if !strings.Contains(text, what) {
 			t.Errorf("no %q in three histories", what)
 		}
