@@ -146,7 +146,8 @@ func (w *World) injectData(f *Fault, k *kine) {
 		w.freeze(pg.p, f.For)
 		w.freeze(k.p, f.For)
 	case Wipe, Restore:
-		if w.expendable(k) {
+		// After a forced promotion, an older copy may be of another history that has the same timeline: nothing tells it from the present one.
+		if w.expendable(k) && (f.Kind == Wipe || w.check.forced == 0) {
 			w.kill(f.Node, true)
 			w.lose(k, f.Kind == Restore)
 			w.at(w.now+f.For, func() { w.startNode(f.Node) })

@@ -111,6 +111,7 @@ func (s *scheduler) combination() {
 		add(Fault{Kind: Power, Node: y, For: 2 * time.Second})
 		add(Fault{Kind: []Kind{Isolate, Power}[s.r.IntN(2)], Node: x, At: 2*time.Second + s.upTo(2*time.Second), For: 8*time.Second + s.upTo(8*time.Second)})
 		add(Fault{Kind: Force, Node: y, At: 4 * time.Second, For: 8 * time.Second})
+		add(Fault{Kind: KillPostgres, Node: x, At: 2*time.Second + s.upTo(8*time.Second)}) // it begins a timeline by itself, if it may
 	case 5: // a process is paused between a request and its answer
 		for range 6 {
 			add(Fault{Kind: []Kind{Freeze, Suspend, FreezeBoth}[s.r.IntN(3)], Node: x, At: s.upTo(20 * time.Second), For: 500*ms + s.upTo(3*time.Second)})
