@@ -81,6 +81,11 @@ bench: setup build ## kineshim beside etcd and kine: QUICK=1 for what is to be r
 	@CGO_ENABLED=0 go -C integration/peers build -trimpath -buildvcs=false -ldflags "-s -w" -o "$(abspath $(BIN))/etcd" go.etcd.io/etcd/server/v3
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/peerbench --out $(or $(OUT),bench.jsonl) $(if $(filter-out 0,$(QUICK)),--quick) $(BENCHFLAGS)
 
+.PHONY: sim
+sim: ## simulate failures: MINUTES=1 of many histories, from FROM=seed; SEED=n (KEEP=1,2 MUTANT=rule) replays one; MUTANTS=1 breaks each rule in turn
+	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/sim
+	@exec $(BIN)/sim $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP)) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(filter-out 0,$(MUTANTS)),--mutants) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FROM),--from $(FROM))
+
 .PHONY: e2e
 e2e: setup ## Kubernetes' own storage tests against kineshim (also part of `make test`)
 	@integration/kubernetes/run.sh $(TESTFLAGS)

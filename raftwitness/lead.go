@@ -21,7 +21,7 @@ func (n *Node) lead(ctx context.Context) {
 			return
 		case leads := <-n.leaderCh:
 			n.wake()
-			since = bootTime()
+			since = n.cfg.Clock()
 			if !leads {
 				tick.Stop()
 				continue
@@ -33,7 +33,7 @@ func (n *Node) lead(ctx context.Context) {
 			continue
 		}
 		if !n.barrier(ctx) || n.cfg.Identity.Role == record.Witness {
-			tick.Reset(n.handAway(ctx, bootTime()-since))
+			tick.Reset(n.handAway(ctx, n.cfg.Clock()-since))
 		}
 	}
 }

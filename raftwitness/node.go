@@ -34,7 +34,10 @@ type Config struct {
 	// OnLead, if not nil, is told the term of each leadership of this voter, at least once, before the voter can have a lease in it:
 	// whoever is to tell the others one day that this process has ended (see Depart) must know up to which term. It must not block.
 	OnLead func(term uint64)
-	Log    *slog.Logger
+	// Clock is what leases and promises are measured with: the time since some moment, which must go on while the machine is suspended. Nil
+	// is CLOCK_BOOTTIME.
+	Clock func() time.Duration
+	Log   *slog.Logger
 
 	// disk stands between the voter and its disk in tests; nil: nothing does.
 	disk func(raft.StableStore) raft.StableStore
@@ -80,10 +83,13 @@ func Open(cfg Config) (_ *Node, err error) {
 	if cfg.Dial == nil {
 		cfg.Dial = dialTCP
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = bootTime
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open Raft directory: %w", err)
 	}
-	n := &Node{cfg: cfg, lease: newLease(cfg.Identity.Promise, bootTime), leaderCh: make(chan bool, 8), waiters: map[chan struct{}]struct{}{}}
+	n := &Node{cfg: cfg, lease: newLease(cfg.Identity.Promise, cfg.Clock), leaderCh: make(chan bool, 8), waiters: map[chan struct{}]struct{}{}}
 	n.fsm = newFSM(cfg.Log, n.wake)
 	defer func() {
 		if err != nil {
@@ -117,7 +123,7 @@ func (n *Node) start() error {
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.group, MaxPool: connectionPool, MaxRPCsInFlight: 1, Timeout: max(minRPCTimeout, 2*id.Promise), Logger: logger,
 	})
-	n.voter = newVoter(transport, n.lease, id.Promise, bootTime)
+	n.voter = newVoter(transport, n.lease, id.Promise, n.cfg.Clock)
 	for _, p := range id.Peers {
 		if p.ServerID != id.ServerID {
 			n.voter.impatience.others = append(n.voter.impatience.others, raft.ServerID(p.ServerID))

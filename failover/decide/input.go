@@ -187,6 +187,8 @@ const (
 	witnessFresh = time.Second
 	// joinLagBytes is how far the standby may be behind when commits begin to wait for it.
 	joinLagBytes = 1 << 20
+	// crashCutsOff is more than a standby may have received of a last record that a crash has cut short on the primary: replay ends before it.
+	crashCutsOff = 1 << 20
 )
 
 func (in *Input) isPrimary() bool {
@@ -239,8 +241,16 @@ func (in *Input) notCandidate() string {
 		return "its database is on another timeline"
 	case l.Timeline < r.Timeline || l.LSN < r.SwitchLSN:
 		return "its database is older than the cluster remembers"
+	case in.standbyIsAhead():
+		return "its database is older than the standby's"
 	}
 	return ""
+}
+
+// standbyIsAhead: this node is the primary, and the standby, in sync and at hand, holds more WAL of the same timeline. A standby never gets
+// what its primary has not on its own disk, so the database here is an older copy of what it was.
+func (in *Input) standbyIsAhead() bool {
+	return in.isPrimary() && in.CanHandOver() && in.Local.Timeline == in.Record.Timeline && in.Peer.LSN > in.Local.LSN+crashCutsOff
 }
 
 // timelineTaken: this epoch's timeline is not newer than all that are recorded, so that the record must refuse it.

@@ -255,3 +255,29 @@ func TestSoloWithoutAQuorumHoldsOnlyWhileTheProcessRuns(t *testing.T) {
 		t.Errorf("restarted, with a majority: raft %q", p.Raft.Rule)
 	}
 }
+
+// The primary's data are replaced by an older copy of the same timeline, which the record cannot tell from the present one. The standby, in
+// sync and at hand, has more: it takes over.
+func TestAPrimaryWhoseStandbyHasMoreDoesNotServeAgain(t *testing.T) {
+	back := func(lsn record.LSN) *Input {
+		return with(pairedPrimary(), died, func(in *Input) {
+			in.Local.Role, in.Local.Frozen, in.Local.LSN = Standby, true, lsn
+			in.Peer.LSN = 10 << 20
+		})
+	}
+	for name, c := range map[string]struct {
+		in   *Input
+		rule string
+	}{
+		"older":                                {back(8 << 20), "relieve"},
+		"much older":                           {back(1 << 10), "relieve"},
+		"what a crash cuts off":                {back(10<<20 - 100), "restart-epoch"},
+		"as much":                              {back(10 << 20), "restart-epoch"},
+		"older, and the standby cannot be had": {with(back(8<<20), func(in *Input) { in.Peer.Age, in.Peer.Silent = time.Minute, time.Minute }), "restart-epoch"},
+	} {
+		p := Decide(c.in)
+		if p.Raft.Rule != c.rule {
+			t.Errorf("%s: rule %q wants %q, not %q", name, p.Raft.Rule, p.Raft.Action, c.rule)
+		}
+	}
+}

@@ -32,6 +32,8 @@ const (
 	WipeVoter Kind = "wipe-voter"
 	// Switchover and Pause are an operator's; Force too, who promotes a node that may lack writes.
 	Switchover, Pause, Force Kind = "switchover", "pause", "force"
+	// Stop is a service manager's: kineshim hands over and ends in good order, and is started again after the duration.
+	Stop Kind = "stop"
 )
 
 // Fault is one failure.
@@ -144,7 +146,8 @@ func (w *World) injectData(f *Fault, k *kine) {
 		w.freeze(pg.p, f.For)
 		w.freeze(k.p, f.For)
 	case Wipe, Restore:
-		if w.expendable(k) {
+		// After a forced promotion, an older copy may be of another history that has the same timeline: nothing tells it from the present one.
+		if w.expendable(k) && (f.Kind == Wipe || w.check.forced == 0) {
 			w.kill(f.Node, true)
 			w.lose(k, f.Kind == Restore)
 			w.at(w.now+f.For, func() { w.startNode(f.Node) })
@@ -153,11 +156,22 @@ func (w *World) injectData(f *Fault, k *kine) {
 		if k.p.runs() {
 			k.switchover()
 		}
+	case Stop:
+		if k.p.runs() {
+			k.leave(f.For)
+		}
 	case Pause:
 		k.setPaused(true)
 		w.at(w.now+f.For, func() { k.setPaused(false) })
 	case Force:
-		w.force(k)
+		w.insist(k, w.now+f.For)
+	}
+}
+
+// insist is an operator who tries to force the promotion until it is begun, or until he has given up.
+func (w *World) insist(k *kine, until time.Duration) {
+	if !w.force(k) && w.now < until {
+		w.at(w.now+100*ms, func() { w.insist(k, until) })
 	}
 }
 

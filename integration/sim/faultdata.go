@@ -85,20 +85,21 @@ func (k *kine) setPaused(paused bool) {
 	}
 }
 
-// force has an operator promote the node, if shimctl would let him: the primary does not answer, and there is a majority.
-func (w *World) force(k *kine) {
-	if !w.forceable || !k.p.runs() {
-		return
+// force has an operator promote the node, if shimctl would let him: the primary does not answer, and there is a majority. It reports whether.
+func (w *World) force(k *kine) bool {
+	if !w.forceable || !k.p.runs() || k.now() < k.wish.force {
+		return false
 	}
 	in := k.input()
 	r := in.Record
 	if !r.Initialised() || r.Primary == in.Self || in.Peer.Age <= in.Timing.Silence && !in.Peer.Refused && in.Peer.GateOpen ||
 		in.Local.Role != decide.Standby || in.Local.SystemID != r.SystemID || !in.Raft.Leads() {
-		return
+		return false
 	}
 	w.say(k.id, "an operator forces its promotion", "")
 	k.wish.force = k.now() + 30*time.Second
 	k.wake()
+	return true
 }
 
 // Heal ends all failures: links and processes work, machines run, an operator resumes automatic failover.

@@ -331,6 +331,40 @@ func (k *kine) switchover() bool {
 	return true
 }
 
+// leave is Agent.Leave, and the end of the process after it: a primary hands its role over first, if somebody can take it.
+func (k *kine) leave(away time.Duration) {
+	const leaveTimeout, tellTimeout = 15 * time.Second, 400 * ms
+	w := k.w
+	w.say(k.id, "is to stop", "")
+	end := func() {
+		k.wish.leaving, k.wish.stopping = true, true
+		k.wake()
+		k.exchange(func() {})
+		k.p.soon(tellTimeout, func() {
+			w.say(k.id, "ends in good order", "")
+			id := k.id
+			w.endNode(id)
+			w.at(w.now+away, func() { w.startNode(id) })
+		})
+	}
+	if !k.switchover() {
+		end()
+		return
+	}
+	deadline := k.now() + leaveTimeout
+	var wait func()
+	wait = func() {
+		s := k.peer.state
+		over := k.wish.switchTo == "" && (k.v.rec.Primary == names[k.id] || s != nil && s.gate)
+		if over || k.now() > deadline {
+			end()
+			return
+		}
+		k.p.after(10*ms, wait)
+	}
+	wait()
+}
+
 // vipLoop renews the address while the gate is open; the kernel takes it away otherwise.
 func (k *kine) vipLoop() {
 	_, err := k.gate.Enter()

@@ -255,10 +255,8 @@ func (j *job) copyPeer(end func(error)) {
 		return
 	}
 	begun, life := w.now, from.p.life
-	if rewind {
-		w.check.destroys(k, "rewind")
-		j.destroying = true
-	}
+	w.check.destroys(k, string(j.step.Action))
+	j.destroying = rewind
 	k.p.after(takes/2+w.within(takes), func() {
 		if j.over() {
 			return

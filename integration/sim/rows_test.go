@@ -149,6 +149,17 @@ var rows = []struct {
 		s.mach[nodeB].diskDelay = ms
 		s.must("armed", 90*time.Second, s.armedUnder(nodeA))
 	}},
+	{"42", "a comes back at once with an older copy of the same timeline", func(s scene) {
+		s.Run(10*time.Second, nil)
+		s.kill(nodeA, false)
+		d := &s.kines[nodeA].pg.dir
+		for range 2 * (1 << 20) / entryBytes {
+			d.tip = s.wal[d.tip].parent
+		}
+		s.startNode(nodeA)
+		s.must("b serves", 15*time.Second, s.served(nodeB))
+		s.must("armed", 60*time.Second, s.armedUnder(nodeB))
+	}},
 	{"48", "a command that only one version knows", func(s scene) {
 		before := s.describe(s.newest())
 		heard, outcome := false, done

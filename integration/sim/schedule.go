@@ -14,16 +14,19 @@ type scheduler struct {
 	r     *rand.Rand
 	kinds []Kind
 	span  time.Duration
-	all   []Fault
+	// combinations is how many combination has; the last is of forced promotions only.
+	combinations int
+	all          []Fault
 }
 
 // Schedule makes about n failures by the seed, in the given time, in the order in which they come.
 func Schedule(seed uint64, n int, span time.Duration, force bool) []Fault {
-	s := &scheduler{r: rand.New(rand.NewPCG(seed, 2)), span: span}
+	s := &scheduler{r: rand.New(rand.NewPCG(seed, 2)), span: span, combinations: 6}
 	s.kinds = []Kind{Kill, Kill, Kill, KillMute, KillPostgres, CrashBackend, Power, Power, Freeze, Freeze, FreezePostgres, FreezeBoth, Suspend,
-		Cut, Cut, Cut, OneWay, OneWay, Isolate, Isolate, Loss, SlowDisk, Wipe, Restore, Switchover, Switchover, Pause}
+		Cut, Cut, Cut, OneWay, OneWay, Isolate, Isolate, Loss, SlowDisk, Wipe, Restore, Switchover, Switchover, Stop, Stop, Pause}
 	if force {
 		s.kinds = append(s.kinds, Force, Force)
+		s.combinations++
 	}
 	n = n/2 + s.r.IntN(n)
 	for len(s.all) < n {
@@ -82,7 +85,7 @@ func (s *scheduler) combination() {
 		f.At += at
 		s.all = append(s.all, f)
 	}
-	switch s.r.IntN(6) {
+	switch s.r.IntN(s.combinations) {
 	case 0: // the two data nodes are cut from each other, and the witness is restarted
 		add(Fault{Kind: Cut, Node: x, Other: y, For: 2 * time.Second})
 		add(Fault{Kind: KillMute, Node: nodeW, At: 300*ms + s.upTo(1500*ms), For: 5*ms + s.upTo(100*ms)})
@@ -99,10 +102,16 @@ func (s *scheduler) combination() {
 		add(Fault{Kind: CrashBackend, Node: x, At: 50*ms + s.upTo(500*ms)})
 		add(Fault{Kind: Power, Node: x, At: 300*ms + s.upTo(800*ms), For: 3 * time.Second})
 	case 4: // the news of a death comes late
-		add(Fault{Kind: Cut, Node: x, Other: y, For: 8 * time.Second})
-		add(Fault{Kind: Cut, Node: y, Other: nodeW, For: time.Second + s.upTo(3*time.Second)})
+		back := 1200*ms + s.upTo(800*ms) // when the other one hears the next life's first word
+		add(Fault{Kind: Isolate, Node: y, For: back})
+		add(Fault{Kind: Cut, Node: x, Other: y, At: back + 100*ms + s.upTo(300*ms), For: 4 * time.Second})
 		add(Fault{Kind: Loss, Node: x, Other: nodeW, Rate: 0.8, At: 280 * ms, For: 300 * ms})
 		add(Fault{Kind: Kill, Node: x, At: 300 * ms, For: 30*ms + s.upTo(100*ms)})
+	case 6: // an operator forces the node that is behind, while the other one may still serve
+		add(Fault{Kind: Power, Node: y, For: 2 * time.Second})
+		add(Fault{Kind: []Kind{Isolate, Power}[s.r.IntN(2)], Node: x, At: 2*time.Second + s.upTo(2*time.Second), For: 8*time.Second + s.upTo(8*time.Second)})
+		add(Fault{Kind: Force, Node: y, At: 4 * time.Second, For: 8 * time.Second})
+		add(Fault{Kind: KillPostgres, Node: x, At: 2*time.Second + s.upTo(8*time.Second)}) // it begins a timeline by itself, if it may
 	case 5: // a process is paused between a request and its answer
 		for range 6 {
 			add(Fault{Kind: []Kind{Freeze, Suspend, FreezeBoth}[s.r.IntN(3)], Node: x, At: s.upTo(20 * time.Second), For: 500*ms + s.upTo(3*time.Second)})

@@ -136,6 +136,9 @@ func explain(h sim.History, bad string, out io.Writer) error {
 
 // mutants searches for each broken rule a history that shows it.
 func mutants(o options, out io.Writer) error {
+	if o.from > 1<<40 { // the same search each time, unless another one is asked for
+		o.from = 0
+	}
 	var alive []string
 	for _, m := range sim.Mutants {
 		if o.mutant != "" && o.mutant != m.Name {
@@ -149,8 +152,8 @@ func mutants(o options, out io.Writer) error {
 			fmt.Fprintf(out, "%-34s ALIVE after %d histories\n", m.Name, total.Histories)
 			continue
 		}
-		h := sim.History{Seed: bad.Seed, Mutant: m.Name}.Shrink()
-		fmt.Fprintf(out, "%-34s killed by seed %d after %d histories, %v: %s  (%s)\n", m.Name, bad.Seed, total.Histories, time.Since(began).Round(time.Millisecond), bad.Bad, h)
+		h := sim.History{Seed: bad.Seed, Mutant: m.Name}
+		fmt.Fprintf(out, "%-34s killed after %d histories, %v: %s  (%s make sim)\n", m.Name, total.Histories, time.Since(began).Round(time.Millisecond), bad.Bad, h)
 	}
 	if len(alive) > 0 {
 		return fmt.Errorf("mutants that nothing killed: %s", strings.Join(alive, ", "))
