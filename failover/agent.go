@@ -38,6 +38,9 @@ type RaftStatus struct {
 	LeaseLeft                  time.Duration
 	// Heard is, on a leader, the time since each other voter answered in this term, by name.
 	Heard map[string]time.Duration
+	// Void says why this voter votes no more, for good; "": it does. Refused says of other voters, by name, why no word is exchanged with them.
+	Void    string
+	Refused map[string]string
 }
 
 // Store is the cluster record and the voter that keeps it.
@@ -274,6 +277,9 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 
 	if in.Raft.Leads() {
 		a.confirmed.Store(true)
+	}
+	if in.Raft.Void != "" {
+		a.gate.end(plan.Closed) // what was begun is not answered either
 	}
 	a.applyGate(&in, plan)
 	a.applyRoute(&in, plan)

@@ -34,7 +34,7 @@ func (a *Agent) raftInput(now time.Time) decide.Raft {
 	}
 	r := decide.Raft{
 		Leader: s.Leader, Barrier: s.Barrier, Forfeited: s.Forfeited, LeaseLeft: s.LeaseLeft,
-		WitnessHeard: decide.Never,
+		WitnessHeard: decide.Never, Void: s.Void,
 	}
 	if s.Leader {
 		r.WitnessSilent = now.Sub(a.raft.leaderSince)

@@ -300,7 +300,7 @@ func (a *Agent) nodeState() *pb.NodeState {
 		DataComplete: in.Local.Role != decide.Absent && in.Local.Role != decide.Broken, Streaming: in.Local.Streaming,
 		Progress: progressProto(a.local.progress),
 		GateOpen: a.gate.answers() || a.draining(&in), GateReason: a.raft.plan.Closed, StandbyGates: in.Local.Proven && !in.Local.Solo && in.Local.Role == decide.Primary, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
-		Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
+		Void: rs.Void, Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
 	_, s.AppliedIndex = a.store.Record()
 	if !s.GateOpen && s.GateReason == "" {

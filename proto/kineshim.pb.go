@@ -138,8 +138,10 @@ type NodeState struct {
 	LeaseLeftMs      int64  `protobuf:"varint,52,opt,name=lease_left_ms,json=leaseLeftMs,proto3" json:"lease_left_ms,omitempty"`                // 0: no lease
 	WitnessContactMs int64  `protobuf:"varint,53,opt,name=witness_contact_ms,json=witnessContactMs,proto3" json:"witness_contact_ms,omitempty"` // since the witness last answered this leader; -1: not leader, or never
 	CommitIndex      uint64 `protobuf:"varint,54,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Why this voter votes no more, for good: the others know that it was wiped, restored, copied, replaced or given up. Empty: it votes.
+	Void          string `protobuf:"bytes,55,opt,name=void,proto3" json:"void,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeState) Reset() {
@@ -366,6 +368,13 @@ func (x *NodeState) GetCommitIndex() uint64 {
 		return x.CommitIndex
 	}
 	return 0
+}
+
+func (x *NodeState) GetVoid() string {
+	if x != nil {
+		return x.Void
+	}
+	return ""
 }
 
 type BeginRebuildRequest struct {
@@ -1821,7 +1830,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"elapsed_ms\x18\x04 \x01(\x03R\telapsedMs\x12\x12\n" +
-	"\x04step\x18\x05 \x01(\tR\x04step\"\xf8\x06\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\"\x8c\a\n" +
 	"\tNodeState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x18\n" +
@@ -1854,7 +1863,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x04term\x183 \x01(\x04R\x04term\x12\"\n" +
 	"\rlease_left_ms\x184 \x01(\x03R\vleaseLeftMs\x12,\n" +
 	"\x12witness_contact_ms\x185 \x01(\x03R\x10witnessContactMs\x12!\n" +
-	"\fcommit_index\x186 \x01(\x04R\vcommitIndex\"q\n" +
+	"\fcommit_index\x186 \x01(\x04R\vcommitIndex\x12\x12\n" +
+	"\x04void\x187 \x01(\tR\x04void\"q\n" +
 	"\x13BeginRebuildRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +

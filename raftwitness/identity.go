@@ -33,8 +33,13 @@ type Identity struct {
 	Founder string `json:"founder"`
 	// Promise is how long each voter refuses to vote after it has heard from a leader. All voters must agree on it.
 	Promise time.Duration `json:"promiseNanoseconds"`
-	// Peers lists all three voters, this one among them.
+	// Peers lists all three voters, this one among them, as they were at enrolment. Who votes now stands in the cluster record.
 	Peers []Peer `json:"peers"`
+	// Incarnation, Generation and GenerationID are the record's with this voter in it; all zero for the voters that the cluster was
+	// founded with. Only those make a Raft log with voters in it: others learn from the leader who votes.
+	Incarnation  uint64 `json:"incarnation,omitempty"`
+	Generation   uint64 `json:"generation,omitempty"`
+	GenerationID string `json:"generationID,omitempty"`
 }
 
 const identityFile = "identity.json"
@@ -131,6 +136,20 @@ func (id Identity) Validate() error {
 		return fmt.Errorf("identity: %q is not among the voters", id.ServerID)
 	}
 	return nil
+}
+
+// founds: the cluster was founded with this voter.
+func (id Identity) founds() bool { return id.Incarnation == 0 }
+
+// standing is the one that the voter was enrolled under.
+func (id Identity) standing() standing {
+	return standing{Generation: id.Generation, GenerationID: id.GenerationID, Incarnation: id.Incarnation}
+}
+
+// self is this voter's own entry.
+func (id Identity) self() Peer {
+	p, _ := id.PeerByName(id.Name)
+	return p
 }
 
 // PeerByName returns the named voter.

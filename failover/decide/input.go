@@ -56,6 +56,8 @@ type Raft struct {
 	// Forfeited: as leader, it has offered its leadership and has no lease in this term any more.
 	Forfeited bool
 	LeaseLeft time.Duration
+	// Void says why this voter is none any more: the others know that it was wiped, restored, copied, replaced or given up. "": it is one.
+	Void string
 	// WitnessHeard is, on a leader, the time since the witness answered in this term; Never if it has not. WitnessSilent is the
 	// same, but counts from the beginning of this leadership if it has not.
 	WitnessHeard, WitnessSilent time.Duration
@@ -195,7 +197,7 @@ func (in *Input) otherIsPrimary() bool {
 
 // serves: PostgreSQL runs read-write as the record's epoch wants it.
 func (in *Input) serves() bool {
-	return in.isPrimary() && in.Local.Role == Primary && in.Local.PromotedEpoch == in.Record.Epoch
+	return in.isPrimary() && in.Local.Role == Primary && in.Local.PromotedEpoch == in.Record.Epoch && in.Raft.Void == ""
 }
 
 // peerFresh: the other node has been heard from lately.
