@@ -38,9 +38,9 @@ type RaftStatus struct {
 	LeaseLeft                  time.Duration
 	// Heard is, on a leader, the time since each other voter answered in this term, by name.
 	Heard map[string]time.Duration
-	// Void says why this voter votes no more, for good; "": it does. Refused says of other voters, by name, why no word is exchanged with them.
-	Void    string
-	Refused map[string]string
+	// Void says why this voter votes no more, for good; "": it does. Apart says of other voters, by name, why no word is exchanged with them.
+	Void  string
+	Apart map[string]string
 }
 
 // Store is the cluster record and the voter that keeps it.

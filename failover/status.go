@@ -137,8 +137,8 @@ func (a *Agent) nodeStatus(in *decide.Input, s *pb.NodeState, self bool) *pb.Nod
 // witnessStatus is what the leader knows of the witness. a.mu is held.
 func (a *Agent) witnessStatus(rs RaftStatus) *pb.NodeStatus {
 	w := &pb.NodeStatus{Name: a.cfg.Witness, Role: "witness", HeardMs: -1, Health: "not known: only the leading node hears it"}
-	if why := rs.Refused[a.cfg.Witness]; why != "" {
-		w.Health = "refused: " + why
+	if why := rs.Apart[a.cfg.Witness]; why != "" {
+		w.Health = why
 		return w
 	}
 	if age, ok := rs.Heard[a.cfg.Witness]; ok {

@@ -866,6 +866,174 @@ func (*SetPausedResponse) Descriptor() ([]byte, []int) {
 	return file_kineshim_proto_rawDescGZIP(), []int{9}
 }
 
+type ReplaceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"` // who asks, for the history
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`   // host:port of the new voter's Raft; empty: as before
+	Alive         bool                   `protobuf:"varint,4,opt,name=alive,proto3" json:"alive,omitempty"`      // replace it although it is alive: it is taken out first
+	Check         bool                   `protobuf:"varint,5,opt,name=check,proto3" json:"check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_kineshim_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplaceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
+func (x *ReplaceRequest) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
+}
+
+type ReplaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`    // with check: nothing stands against it
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // why not, and what to do
+	Alive         bool                   `protobuf:"varint,3,opt,name=alive,proto3" json:"alive,omitempty"`  // the member is alive: it is only replaced with alive set
+	OldServerId   string                 `protobuf:"bytes,4,opt,name=old_server_id,json=oldServerId,proto3" json:"old_server_id,omitempty"`
+	ServerId      string                 `protobuf:"bytes,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"` // the new one
+	Enrolment     []byte                 `protobuf:"bytes,6,opt,name=enrolment,proto3" json:"enrolment,omitempty"`               // for kineshim join, or raftwitness join
+	Role          string                 `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"`                         // "data" or "witness"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_kineshim_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReplaceResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ReplaceResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReplaceResponse) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
+func (x *ReplaceResponse) GetOldServerId() string {
+	if x != nil {
+		return x.OldServerId
+	}
+	return ""
+}
+
+func (x *ReplaceResponse) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ReplaceResponse) GetEnrolment() []byte {
+	if x != nil {
+		return x.Enrolment
+	}
+	return nil
+}
+
+func (x *ReplaceResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
 type HistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -874,7 +1042,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kineshim_proto_msgTypes[10]
+	mi := &file_kineshim_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1054,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[10]
+	mi := &file_kineshim_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1067,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{10}
+	return file_kineshim_proto_rawDescGZIP(), []int{12}
 }
 
 type HistoryEvent struct {
@@ -915,7 +1083,7 @@ type HistoryEvent struct {
 
 func (x *HistoryEvent) Reset() {
 	*x = HistoryEvent{}
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1095,7 @@ func (x *HistoryEvent) String() string {
 func (*HistoryEvent) ProtoMessage() {}
 
 func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1108,7 @@ func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEvent.ProtoReflect.Descriptor instead.
 func (*HistoryEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{11}
+	return file_kineshim_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HistoryEvent) GetAtUnixMilli() int64 {
@@ -987,7 +1155,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1167,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1180,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{12}
+	return file_kineshim_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HistoryResponse) GetEvents() []*HistoryEvent {
@@ -1034,7 +1202,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1214,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1227,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{13}
+	return file_kineshim_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestoreRequest) GetReplace() bool {
@@ -1101,7 +1269,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1281,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1294,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{14}
+	return file_kineshim_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestoreResponse) GetKeys() int64 {
@@ -1158,7 +1326,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1338,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1351,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{15}
+	return file_kineshim_proto_rawDescGZIP(), []int{17}
 }
 
 type NodeStatus struct {
@@ -1204,7 +1372,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1384,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1397,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{16}
+	return file_kineshim_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1328,7 +1496,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1508,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1521,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{17}
+	return file_kineshim_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -1490,7 +1658,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1670,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1683,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{18}
+	return file_kineshim_proto_rawDescGZIP(), []int{20}
 }
 
 type ReadIndexResponse struct {
@@ -1527,7 +1695,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1707,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1720,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{19}
+	return file_kineshim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadIndexResponse) GetRevision() int64 {
@@ -1575,7 +1743,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1755,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1768,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{20}
+	return file_kineshim_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowRequest) GetLineage() int64 {
@@ -1642,7 +1810,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1822,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1835,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{21}
+	return file_kineshim_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FollowResponse) GetLineage() int64 {
@@ -1722,7 +1890,7 @@ type FollowCommit struct {
 
 func (x *FollowCommit) Reset() {
 	*x = FollowCommit{}
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1902,7 @@ func (x *FollowCommit) String() string {
 func (*FollowCommit) ProtoMessage() {}
 
 func (x *FollowCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1915,7 @@ func (x *FollowCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCommit.ProtoReflect.Descriptor instead.
 func (*FollowCommit) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{22}
+	return file_kineshim_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FollowCommit) GetRevision() int64 {
@@ -1775,7 +1943,7 @@ type FollowEvent struct {
 
 func (x *FollowEvent) Reset() {
 	*x = FollowEvent{}
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1955,7 @@ func (x *FollowEvent) String() string {
 func (*FollowEvent) ProtoMessage() {}
 
 func (x *FollowEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1968,7 @@ func (x *FollowEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEvent.ProtoReflect.Descriptor instead.
 func (*FollowEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{23}
+	return file_kineshim_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FollowEvent) GetRow() int64 {
@@ -1899,7 +2067,21 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x10SetPausedRequest\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\"\x13\n" +
-	"\x11SetPausedResponse\"\x10\n" +
+	"\x11SetPausedResponse\"\x86\x01\n" +
+	"\x0eReplaceRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05alive\x18\x04 \x01(\bR\x05alive\x12\x14\n" +
+	"\x05check\x18\x05 \x01(\bR\x05check\"\xc6\x01\n" +
+	"\x0fReplaceResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05alive\x18\x03 \x01(\bR\x05alive\x12\"\n" +
+	"\rold_server_id\x18\x04 \x01(\tR\voldServerId\x12\x1b\n" +
+	"\tserver_id\x18\x05 \x01(\tR\bserverId\x12\x1c\n" +
+	"\tenrolment\x18\x06 \x01(\fR\tenrolment\x12\x12\n" +
+	"\x04role\x18\a \x01(\tR\x04role\"\x10\n" +
 	"\x0eHistoryRequest\"\x82\x01\n" +
 	"\fHistoryEvent\x12\"\n" +
 	"\rat_unix_milli\x18\x01 \x01(\x03R\vatUnixMilli\x12\x14\n" +
@@ -1982,12 +2164,13 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x05Reads\x12J\n" +
 	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse2R\n" +
 	"\vReplication\x12C\n" +
-	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xc1\x03\n" +
+	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\x87\x04\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
 	"\fPreviewForce\x12 .kineshim.v1.PreviewForceRequest\x1a!.kineshim.v1.PreviewForceResponse\x12J\n" +
 	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12D\n" +
+	"\aReplace\x12\x1b.kineshim.v1.ReplaceRequest\x1a\x1c.kineshim.v1.ReplaceResponse\x12D\n" +
 	"\aHistory\x12\x1b.kineshim.v1.HistoryRequest\x1a\x1c.kineshim.v1.HistoryResponse\x12F\n" +
 	"\aRestore\x12\x1b.kineshim.v1.RestoreRequest\x1a\x1c.kineshim.v1.RestoreResponse(\x01B\x10Z\x0ekineshim/protob\x06proto3"
 
@@ -2003,7 +2186,7 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
@@ -2015,54 +2198,58 @@ var file_kineshim_proto_goTypes = []any{
 	(*PreviewForceResponse)(nil), // 7: kineshim.v1.PreviewForceResponse
 	(*SetPausedRequest)(nil),     // 8: kineshim.v1.SetPausedRequest
 	(*SetPausedResponse)(nil),    // 9: kineshim.v1.SetPausedResponse
-	(*HistoryRequest)(nil),       // 10: kineshim.v1.HistoryRequest
-	(*HistoryEvent)(nil),         // 11: kineshim.v1.HistoryEvent
-	(*HistoryResponse)(nil),      // 12: kineshim.v1.HistoryResponse
-	(*RestoreRequest)(nil),       // 13: kineshim.v1.RestoreRequest
-	(*RestoreResponse)(nil),      // 14: kineshim.v1.RestoreResponse
-	(*StatusRequest)(nil),        // 15: kineshim.v1.StatusRequest
-	(*NodeStatus)(nil),           // 16: kineshim.v1.NodeStatus
-	(*StatusResponse)(nil),       // 17: kineshim.v1.StatusResponse
-	(*ReadIndexRequest)(nil),     // 18: kineshim.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 19: kineshim.v1.ReadIndexResponse
-	(*FollowRequest)(nil),        // 20: kineshim.v1.FollowRequest
-	(*FollowResponse)(nil),       // 21: kineshim.v1.FollowResponse
-	(*FollowCommit)(nil),         // 22: kineshim.v1.FollowCommit
-	(*FollowEvent)(nil),          // 23: kineshim.v1.FollowEvent
+	(*ReplaceRequest)(nil),       // 10: kineshim.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),      // 11: kineshim.v1.ReplaceResponse
+	(*HistoryRequest)(nil),       // 12: kineshim.v1.HistoryRequest
+	(*HistoryEvent)(nil),         // 13: kineshim.v1.HistoryEvent
+	(*HistoryResponse)(nil),      // 14: kineshim.v1.HistoryResponse
+	(*RestoreRequest)(nil),       // 15: kineshim.v1.RestoreRequest
+	(*RestoreResponse)(nil),      // 16: kineshim.v1.RestoreResponse
+	(*StatusRequest)(nil),        // 17: kineshim.v1.StatusRequest
+	(*NodeStatus)(nil),           // 18: kineshim.v1.NodeStatus
+	(*StatusResponse)(nil),       // 19: kineshim.v1.StatusResponse
+	(*ReadIndexRequest)(nil),     // 20: kineshim.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 21: kineshim.v1.ReadIndexResponse
+	(*FollowRequest)(nil),        // 22: kineshim.v1.FollowRequest
+	(*FollowResponse)(nil),       // 23: kineshim.v1.FollowResponse
+	(*FollowCommit)(nil),         // 24: kineshim.v1.FollowCommit
+	(*FollowEvent)(nil),          // 25: kineshim.v1.FollowEvent
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
-	11, // 1: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
+	13, // 1: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
 	1,  // 2: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
-	16, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
-	22, // 4: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
-	23, // 5: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
+	18, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
+	24, // 4: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
+	25, // 5: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
 	1,  // 6: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
 	2,  // 7: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
 	4,  // 8: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
 	8,  // 9: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	18, // 10: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
-	20, // 11: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
-	15, // 12: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	20, // 10: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
+	22, // 11: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
+	17, // 12: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
 	4,  // 13: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
 	6,  // 14: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
 	8,  // 15: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	10, // 16: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	13, // 17: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
-	1,  // 18: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	3,  // 19: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	5,  // 20: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	9,  // 21: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	19, // 22: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
-	21, // 23: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
-	17, // 24: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	5,  // 25: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	7,  // 26: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	9,  // 27: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	12, // 28: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	14, // 29: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
-	18, // [18:30] is the sub-list for method output_type
-	6,  // [6:18] is the sub-list for method input_type
+	10, // 16: kineshim.v1.Control.Replace:input_type -> kineshim.v1.ReplaceRequest
+	12, // 17: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	15, // 18: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 19: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	3,  // 20: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	5,  // 21: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	9,  // 22: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	21, // 23: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
+	23, // 24: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
+	19, // 25: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	5,  // 26: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	7,  // 27: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	9,  // 28: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	11, // 29: kineshim.v1.Control.Replace:output_type -> kineshim.v1.ReplaceResponse
+	14, // 30: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	16, // 31: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	19, // [19:32] is the sub-list for method output_type
+	6,  // [6:19] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -2079,7 +2266,7 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -479,6 +479,7 @@ const (
 	Control_Promote_FullMethodName      = "/kineshim.v1.Control/Promote"
 	Control_PreviewForce_FullMethodName = "/kineshim.v1.Control/PreviewForce"
 	Control_SetPaused_FullMethodName    = "/kineshim.v1.Control/SetPaused"
+	Control_Replace_FullMethodName      = "/kineshim.v1.Control/Replace"
 	Control_History_FullMethodName      = "/kineshim.v1.Control/History"
 	Control_Restore_FullMethodName      = "/kineshim.v1.Control/Restore"
 )
@@ -495,6 +496,9 @@ type ControlClient interface {
 	// PreviewForce says what a forced promotion of this node would lose, and changes nothing.
 	PreviewForce(ctx context.Context, in *PreviewForceRequest, opts ...grpc.CallOption) (*PreviewForceResponse, error)
 	SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error)
+	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
+	// it. With check set, it says what stands against it, and changes nothing.
+	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
 	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
 	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
@@ -549,6 +553,16 @@ func (c *controlClient) SetPaused(ctx context.Context, in *SetPausedRequest, opt
 	return out, nil
 }
 
+func (c *controlClient) Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceResponse)
+	err := c.cc.Invoke(ctx, Control_Replace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HistoryResponse)
@@ -584,6 +598,9 @@ type ControlServer interface {
 	// PreviewForce says what a forced promotion of this node would lose, and changes nothing.
 	PreviewForce(context.Context, *PreviewForceRequest) (*PreviewForceResponse, error)
 	SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error)
+	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
+	// it. With check set, it says what stands against it, and changes nothing.
+	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
 	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
@@ -609,6 +626,9 @@ func (UnimplementedControlServer) PreviewForce(context.Context, *PreviewForceReq
 }
 func (UnimplementedControlServer) SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetPaused not implemented")
+}
+func (UnimplementedControlServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
 }
 func (UnimplementedControlServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method History not implemented")
@@ -709,6 +729,24 @@ func _Control_SetPaused_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Replace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Replace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Replace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Replace(ctx, req.(*ReplaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HistoryRequest)
 	if err := dec(in); err != nil {
@@ -756,6 +794,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetPaused",
 			Handler:    _Control_SetPaused_Handler,
+		},
+		{
+			MethodName: "Replace",
+			Handler:    _Control_Replace_Handler,
 		},
 		{
 			MethodName: "History",

@@ -117,6 +117,11 @@ func (n *Node) admit(h hello) error {
 	if b != "" {
 		return n.refuse(h.From, m.Member, b, why)
 	}
+	if err == nil {
+		n.mu.Lock()
+		n.called[h.From] = time.Now()
+		n.mu.Unlock()
+	}
 	return err
 }
 
@@ -146,7 +151,7 @@ func (n *Node) duplicate(h hello) string {
 
 func (n *Node) met(server string, r helloReply) error {
 	if r.Breach != "" {
-		if r.Breach != superseded || r.Claim.supersedes(n.standing()) {
+		if r.Breach != superseded || !n.standing().supersedes(r.Claim.standing) {
 			n.setVoid(r.Breach, r.Error, r.Server)
 		}
 		return nil
@@ -202,9 +207,14 @@ func (n *Node) refusedBy(server, why string) {
 	n.refusals[server] = refused{why, time.Now()}
 }
 
-// refusedNow says of the voters that were refused, or have refused, lately, why, by name.
-func (n *Node) refusedNow() map[string]string {
+// apart says of the voters that were refused, or have refused, lately, or that have not joined yet, why, by name.
+func (n *Node) apart() map[string]string {
 	out := map[string]string{}
+	if f := n.raft.GetConfiguration(); f.Error() == nil {
+		for _, m := range n.notJoined(f.Configuration()) {
+			out[m.Name] = fmt.Sprintf("enrolled anew as %s, it has not joined yet", m.ServerID)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for server, r := range n.refusals {

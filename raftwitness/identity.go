@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"kineshim/raftwitness/record"
-
-	"github.com/google/renameio/v2"
 )
 
 // Peer is a voter as the others know it.
@@ -78,7 +77,7 @@ func LoadIdentity(dir string) (Identity, error) {
 	return id, id.Validate()
 }
 
-// Save writes dir/identity.json durably. It refuses to replace another identity.
+// Save writes dir/identity.json durably. It refuses to replace another identity, unless it is the next one of the same member.
 func (id Identity) Save(dir string) error {
 	if err := id.Validate(); err != nil {
 		return err
@@ -87,7 +86,9 @@ func (id Identity) Save(dir string) error {
 		if old.ServerID == id.ServerID {
 			return nil
 		}
-		return fmt.Errorf("%s is enrolled already, as %s in cluster %s", dir, old.ServerID, old.ClusterID)
+		if !id.Renews(old) {
+			return fmt.Errorf("%s is enrolled already, as %s in cluster %s", dir, old.ServerID, old.ClusterID)
+		}
 	} else if !errors.Is(err, ErrNotEnrolled) {
 		return err
 	}
@@ -98,7 +99,7 @@ func (id Identity) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, identityFile), append(b, '\n'), 0o600); err != nil {
+	if err := writeDurably(filepath.Join(dir, identityFile), append(b, '\n')); err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
 	return nil
@@ -136,6 +137,11 @@ func (id Identity) Validate() error {
 		return fmt.Errorf("identity: %q is not among the voters", id.ServerID)
 	}
 	return nil
+}
+
+// voters are the peers that voted at enrolment.
+func (id Identity) voters() []Peer {
+	return slices.DeleteFunc(slices.Clone(id.Peers), func(p Peer) bool { return p.Lost })
 }
 
 // founds: the cluster was founded with this voter.

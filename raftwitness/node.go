@@ -58,6 +58,7 @@ type Node struct {
 	waiters    map[chan struct{}]struct{}
 	complained map[string]time.Time // when a refusal was last logged as an error, by server and breach
 	refusals   map[string]refused   // by server
+	called     map[string]time.Time // when a server was last admitted
 	route      map[string]int       // which of a server's addresses is dialled next; see address
 }
 
@@ -87,7 +88,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{
 		cfg: cfg, lease: newLease(cfg.Identity.Promise, bootTime), leaderCh: make(chan bool, 8),
-		waiters: map[chan struct{}]struct{}{}, complained: map[string]time.Time{}, refusals: map[string]refused{}, route: map[string]int{},
+		waiters: map[chan struct{}]struct{}{}, complained: map[string]time.Time{}, refusals: map[string]refused{}, called: map[string]time.Time{}, route: map[string]int{},
 	}
 	n.fsm = newFSM(cfg.Log, n.recordChanged)
 	defer func() {
@@ -159,6 +160,7 @@ func (n *Node) start() error {
 	}
 	n.voter.raft = raftWithLog{n.raft, n.store}
 	n.ready.Store(true)
+	n.checkSelf()
 	return nil
 }
 
@@ -194,12 +196,13 @@ func (n *Node) servers() raft.Configuration {
 func (n *Node) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Add(4)
+	wg.Add(5)
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { defer wg.Done(); n.voter.run(inner, done) }()
 	go func() { defer wg.Done(); n.lead(inner) }()
 	go func() { defer wg.Done(); n.meetAll(inner) }()
+	go func() { defer wg.Done(); n.align(inner) }()
 	go func() { defer wg.Done(); n.memory.run(inner) }()
 	<-ctx.Done()
 	err := n.raft.Shutdown().Error() // Raft first: it may wait for an answer that run passes on
@@ -331,8 +334,8 @@ type Status struct {
 	Heard map[string]time.Duration
 	// Void says why this voter is void; "": it is not. A void voter leads nothing.
 	Void string
-	// Refused says, by name, of the voters that are refused, or that refuse, at the moment, why.
-	Refused map[string]string
+	// Apart says, by name, of the voters with which no word is exchanged at the moment, why: they are refused, or refuse, or have not joined yet.
+	Apart map[string]string
 	// LeaderHeard is, on a follower, the time since the leader was last heard, or centuries if none was; 0 on a leader.
 	LeaderHeard time.Duration
 }
@@ -345,7 +348,7 @@ func (n *Node) Status() Status {
 		s.Void = v.Why
 	}
 	s.Leader = n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term && s.Void == "" // in this order, as in LeaseLeft
-	s.Refused = n.refusedNow()
+	s.Apart = n.apart()
 	_, id := n.raft.LeaderWithID()
 	for _, p := range n.peers() {
 		if p.ServerID == string(id) {

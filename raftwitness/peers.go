@@ -17,7 +17,7 @@ import (
 func (n *Node) peers() []Peer {
 	r, _ := n.Record()
 	if !r.Initialised() {
-		return n.cfg.Identity.Peers
+		return n.cfg.Identity.voters()
 	}
 	var ps []Peer
 	for _, m := range r.Voters() {
@@ -128,7 +128,18 @@ func (n *Node) recordChanged() {
 	if n.group != nil && n.ready.Load() {
 		n.group.cut(func(server string) bool { _, ok := n.voterOf(server); return !ok && server != "" && n.replaced(server) })
 	}
+	n.checkSelf()
 	n.wake()
+}
+
+// checkSelf makes this voter void if its own record says so: it may have agreed to it.
+func (n *Node) checkSelf() {
+	if !n.ready.Load() {
+		return
+	}
+	if r := (*refusal)(nil); errors.As(n.refuseStranger(n.cfg.Identity.ServerID), &r) {
+		n.setVoid(r.breach, r.why, n.cfg.Identity.ServerID)
+	}
 }
 
 // replaced: the record says that the server is void.
@@ -140,6 +151,8 @@ func (n *Node) replaced(server string) bool {
 const (
 	// meetFirst and meetMax are the pauses between attempts to make oneself known to a voter that does not answer.
 	meetFirst, meetMax = 200 * time.Millisecond, 5 * time.Second
+	// meetAgain is the pause of a voter that has no vote yet.
+	meetAgain = time.Second
 	// meetTimeout bounds one attempt.
 	meetTimeout = time.Second
 )
@@ -155,7 +168,7 @@ func (n *Node) meetAll(ctx context.Context) {
 		var again <-chan time.Time
 		if n.memory.void() == nil && !n.meetEach(met) {
 			if !n.isMember() {
-				pause = meetFirst // the leader waits for it
+				pause = meetAgain // the leader waits for it
 			}
 			again, pause = time.After(pause), min(2*pause, meetMax)
 		}

@@ -118,7 +118,7 @@ func (n *node) run(ctx context.Context) (err error) {
 		}
 	}()
 	n.raft, err = raftwitness.Open(raftwitness.Config{
-		Dir: filepath.Join(n.cfg.DataDir, "raft"), Identity: n.id, Listener: listener, Log: n.log,
+		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Listener: listener, Log: n.log,
 		Address: func(name string) string { return n.cfg.Members[name].Raft }, OnLead: watch.Leads,
 	})
 	if err != nil {
@@ -250,6 +250,7 @@ func (n *node) listen() error {
 	control := grpc.NewServer()
 	pb.RegisterControlServer(control, failover.ControlServer{
 		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientListen),
+		Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
 	})
 
 	for _, s := range []struct {

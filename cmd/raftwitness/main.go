@@ -89,10 +89,16 @@ func enrol(cfg config.Witness, path string, stdout io.Writer) error {
 	if id.Name != cfg.Name {
 		return fmt.Errorf("%s is for %q, this witness is %q", path, id.Name, cfg.Name)
 	}
-	if err := id.Save(filepath.Join(cfg.DataDir, id.ClusterID)); err != nil {
+	dir := filepath.Join(cfg.DataDir, id.ClusterID)
+	old, err := raftwitness.LoadIdentity(dir)
+	renewed := err == nil && id.Renews(old)
+	if err := id.Save(dir); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
+	if renewed {
+		fmt.Fprintf(stdout, "%s is void from now on. Start raftwitness, or restart it if it runs.\n", old.ServerID)
+	}
 	return nil
 }
 
@@ -115,7 +121,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	defer wg.Wait()
 	for dir, id := range ids {
 		glog := log.With("cluster", id.ClusterID)
-		n, err := raftwitness.Open(raftwitness.Config{Dir: dir, Identity: id, Listener: l, Log: glog})
+		n, err := raftwitness.Open(raftwitness.Config{Dir: id.LogDir(dir, dir), Identity: id, Listener: l, Log: glog})
 		if err != nil {
 			cancel(nil)
 			return fmt.Errorf("cluster %s: %w", id.ClusterID, err)

@@ -53,6 +53,9 @@ func nodeAdvice(n *proto.NodeStatus) string {
 			n.GetName(), program, program)
 	}
 	s := n.GetState()
+	if s.GetVoid() != "" {
+		return fmt.Sprintf("enrol %s anew, on the primary's machine: shimctl node replace %s", n.GetName(), n.GetName())
+	}
 	switch s.GetRole() {
 	case "failed":
 		return fmt.Sprintf("look into kineshim's log on %s (journalctl -u kineshim)", n.GetName())

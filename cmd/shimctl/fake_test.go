@@ -23,6 +23,7 @@ type control struct {
 	promote func(context.Context, *proto.PromoteRequest) (*proto.PromoteResponse, error)
 	preview func(*proto.PreviewForceRequest) (*proto.PreviewForceResponse, error)
 	paused  func(*proto.SetPausedRequest) error
+	replace func(*proto.ReplaceRequest) *proto.ReplaceResponse
 	events  []*proto.HistoryEvent
 
 	mu       sync.Mutex // guards promoted
@@ -61,6 +62,13 @@ func (c *control) SetPaused(ctx context.Context, r *proto.SetPausedRequest) (*pr
 		return c.UnimplementedControlServer.SetPaused(ctx, r)
 	}
 	return &proto.SetPausedResponse{}, c.paused(r)
+}
+
+func (c *control) Replace(ctx context.Context, r *proto.ReplaceRequest) (*proto.ReplaceResponse, error) {
+	if c.replace == nil {
+		return c.UnimplementedControlServer.Replace(ctx, r)
+	}
+	return c.replace(r), nil
 }
 
 func (c *control) History(context.Context, *proto.HistoryRequest) (*proto.HistoryResponse, error) {

@@ -152,6 +152,8 @@ type Wish struct {
 	Drained bool
 	// Force: promote this node though it may lack writes.
 	Force bool
+	// Replace is the member that is being enrolled anew; "": none. Until that is done, nobody is paired.
+	Replace string
 	// Stopping: this process is about to end.
 	Stopping bool
 }
