@@ -139,8 +139,10 @@ type Agent struct {
 type raftMemory struct {
 	leaderSince time.Time // zero: not leader
 	leaderTerm  uint64
-	plan        decide.Plan
-	notArmed    []string
+	// led is when anybody was last known to lead, or when this process started.
+	led      time.Time
+	plan     decide.Plan
+	notArmed []string
 }
 
 const (
@@ -158,7 +160,7 @@ func New(cfg Config) *Agent {
 	a.gate.close("starting")
 	a.routes = newRoutes()
 	a.postgresLane, a.syncLane, a.raftLane = &lane{agent: a}, &lane{agent: a}, &lane{agent: a}
-	a.local.unstreamedSince, a.local.downSince = a.started, a.started
+	a.local.unstreamedSince, a.local.downSince, a.raft.led = a.started, a.started, a.started
 	return a
 }
 

@@ -26,6 +26,8 @@ type ControlServer struct {
 	// such an ID for the named member.
 	Enrol       func(r *record.Record, name string) ([]byte, error)
 	NewServerID func(name string) string
+	// Loner has this node go on alone; nil: it cannot.
+	Loner Loner
 	// ClientAddress is the host:port at which clients on this machine reach the etcd API; "": it is not told.
 	ClientAddress string
 }

@@ -29,6 +29,9 @@ func (a *Agent) status() *pb.StatusResponse {
 	} else {
 		other.Health = "never heard since this process started"
 	}
+	if why := rs.Apart[a.cfg.Other]; why != "" && !other.Reachable {
+		other.Health = why
+	}
 	w := a.witnessStatus(rs)
 	r.Nodes = []*pb.NodeStatus{me, other, w}
 	slices.SortFunc(r.Nodes[:2], func(x, y *pb.NodeStatus) int {

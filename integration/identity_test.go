@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kineshim/integration/cluster"
 	"kineshim/proto"
@@ -148,4 +151,58 @@ func (r *rig) logSince(t *testing.T, node string, offset int64) string {
 	b, err := os.ReadFile(r.LogPath(node))
 	must(t, err)
 	return string(b[offset:])
+}
+
+// A copy of the witness's directory runs on another port: it is refused, and the witness is not. Then the witness itself is restored from that
+// copy, which has forgotten what was agreed on since: it is refused too (failure matrix, row 41).
+func TestCopiesOfTheWitnessAreRefused(t *testing.T) {
+	scenario(t, func(t *testing.T, r *rig, l *load) {
+		p := r.primary(t)
+		copied := filepath.Join(t.TempDir(), "copy")
+		must(t, os.CopyFS(copied, os.DirFS(r.DataDir(cluster.Witness))))
+		log := r.startCopy(t, copied)
+		r.eventually(t, "the copy is refused", func(context.Context) error {
+			if b, err := os.ReadFile(log); err != nil || !strings.Contains(string(b), `"breach":"duplicated"`) {
+				return fmt.Errorf("%w; its log: %s", errors.Join(err, errors.New("not yet")), b)
+			}
+			return nil
+		})
+		r.waitHealth(t, p, cluster.Witness, "ok")
+		must(t, os.RemoveAll(copied))
+		must(t, os.CopyFS(copied, os.DirFS(r.DataDir(cluster.Witness))))
+
+		r.setPaused(t, p, true) // something that all three agree on
+		r.setPaused(t, p, false)
+		time.Sleep(2 * time.Second) // the others have written what the witness has
+		must(t, r.KillNode(cluster.Witness))
+		must(t, os.RemoveAll(r.DataDir(cluster.Witness)))
+		must(t, os.CopyFS(r.DataDir(cluster.Witness), os.DirFS(copied)))
+		r.start(t, cluster.Witness)
+		r.waitHealth(t, p, cluster.Witness, "was restored")
+		l.waitWrite(t, p, failoverWithin)
+		r.replace(t, cluster.Witness, false)
+		r.waitArmed(t)
+	})
+}
+
+// startCopy runs a witness with the directory on another port until the test ends, and returns where it logs.
+func (r *rig) startCopy(t *testing.T, dir string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := ln.Addr().String()
+	must(t, ln.Close())
+	config, out := filepath.Join(t.TempDir(), "copy.yaml"), filepath.Join(t.TempDir(), "copy.log")
+	must(t, os.WriteFile(config, fmt.Appendf(nil, "node: %s\ndata_dir: %s\nlisten: %s\nlog: {format: json}\n", cluster.Witness, dir, address), 0o644))
+	log, err := os.Create(out)
+	must(t, err)
+	cmd := exec.Command(lab.binaries.Raftwitness, "--config", config)
+	cmd.Stdout, cmd.Stderr = log, log
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		log.Close()
+	})
+	return out
 }

@@ -1034,6 +1034,370 @@ func (x *ReplaceResponse) GetRole() string {
 	return ""
 }
 
+type PreviewAloneRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewAloneRequest) Reset() {
+	*x = PreviewAloneRequest{}
+	mi := &file_kineshim_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewAloneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewAloneRequest) ProtoMessage() {}
+
+func (x *PreviewAloneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewAloneRequest.ProtoReflect.Descriptor instead.
+func (*PreviewAloneRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{12}
+}
+
+type PreviewAloneResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Possible        bool                   `protobuf:"varint,1,opt,name=possible,proto3" json:"possible,omitempty"`
+	Reason          string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // why not, and what to do
+	Epoch           uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // the last record that this node has: its epoch, its primary, who was in sync
+	Primary         string                 `protobuf:"bytes,4,opt,name=primary,proto3" json:"primary,omitempty"`
+	InSync          []string               `protobuf:"bytes,5,rep,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
+	Safe            bool                   `protobuf:"varint,6,opt,name=safe,proto3" json:"safe,omitempty"` // by that record, this node holds every acknowledged write
+	LossKnown       bool                   `protobuf:"varint,7,opt,name=loss_known,json=lossKnown,proto3" json:"loss_known,omitempty"`
+	LossBytes       uint64                 `protobuf:"varint,8,opt,name=loss_bytes,json=lossBytes,proto3" json:"loss_bytes,omitempty"`                      // WAL that the other data node, as primary, was last heard to have and this node lacks
+	LossMs          int64                  `protobuf:"varint,9,opt,name=loss_ms,json=lossMs,proto3" json:"loss_ms,omitempty"`                               // the same in time; 0: not known
+	OtherSilentMs   int64                  `protobuf:"varint,10,opt,name=other_silent_ms,json=otherSilentMs,proto3" json:"other_silent_ms,omitempty"`       // since the other data node was heard; -1: not since this process started
+	NewestUnixMilli int64                  `protobuf:"varint,11,opt,name=newest_unix_milli,json=newestUnixMilli,proto3" json:"newest_unix_milli,omitempty"` // when the newest transaction here was committed; 0: not known
+	Others          []*LostMember          `protobuf:"bytes,12,rep,name=others,proto3" json:"others,omitempty"`                                             // who must be switched off
+	Confirm         string                 `protobuf:"bytes,13,opt,name=confirm,proto3" json:"confirm,omitempty"`                                           // to be given back with ServeAlone
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *PreviewAloneResponse) Reset() {
+	*x = PreviewAloneResponse{}
+	mi := &file_kineshim_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewAloneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewAloneResponse) ProtoMessage() {}
+
+func (x *PreviewAloneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewAloneResponse.ProtoReflect.Descriptor instead.
+func (*PreviewAloneResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PreviewAloneResponse) GetPossible() bool {
+	if x != nil {
+		return x.Possible
+	}
+	return false
+}
+
+func (x *PreviewAloneResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PreviewAloneResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetPrimary() string {
+	if x != nil {
+		return x.Primary
+	}
+	return ""
+}
+
+func (x *PreviewAloneResponse) GetInSync() []string {
+	if x != nil {
+		return x.InSync
+	}
+	return nil
+}
+
+func (x *PreviewAloneResponse) GetSafe() bool {
+	if x != nil {
+		return x.Safe
+	}
+	return false
+}
+
+func (x *PreviewAloneResponse) GetLossKnown() bool {
+	if x != nil {
+		return x.LossKnown
+	}
+	return false
+}
+
+func (x *PreviewAloneResponse) GetLossBytes() uint64 {
+	if x != nil {
+		return x.LossBytes
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetLossMs() int64 {
+	if x != nil {
+		return x.LossMs
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetOtherSilentMs() int64 {
+	if x != nil {
+		return x.OtherSilentMs
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetNewestUnixMilli() int64 {
+	if x != nil {
+		return x.NewestUnixMilli
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetOthers() []*LostMember {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *PreviewAloneResponse) GetConfirm() string {
+	if x != nil {
+		return x.Confirm
+	}
+	return ""
+}
+
+type LostMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	ServerId      string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LostMember) Reset() {
+	*x = LostMember{}
+	mi := &file_kineshim_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LostMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LostMember) ProtoMessage() {}
+
+func (x *LostMember) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LostMember.ProtoReflect.Descriptor instead.
+func (*LostMember) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LostMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LostMember) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *LostMember) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *LostMember) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type ServeAloneRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operator      string                 `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	Confirm       string                 `protobuf:"bytes,2,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // although this node may lack acknowledged writes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeAloneRequest) Reset() {
+	*x = ServeAloneRequest{}
+	mi := &file_kineshim_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeAloneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeAloneRequest) ProtoMessage() {}
+
+func (x *ServeAloneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeAloneRequest.ProtoReflect.Descriptor instead.
+func (*ServeAloneRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ServeAloneRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ServeAloneRequest) GetConfirm() string {
+	if x != nil {
+		return x.Confirm
+	}
+	return ""
+}
+
+func (x *ServeAloneRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type ServeAloneResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeAloneResponse) Reset() {
+	*x = ServeAloneResponse{}
+	mi := &file_kineshim_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeAloneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeAloneResponse) ProtoMessage() {}
+
+func (x *ServeAloneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeAloneResponse.ProtoReflect.Descriptor instead.
+func (*ServeAloneResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ServeAloneResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ServeAloneResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ServeAloneResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type HistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1042,7 +1406,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1418,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1431,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{12}
+	return file_kineshim_proto_rawDescGZIP(), []int{17}
 }
 
 type HistoryEvent struct {
@@ -1083,7 +1447,7 @@ type HistoryEvent struct {
 
 func (x *HistoryEvent) Reset() {
 	*x = HistoryEvent{}
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1459,7 @@ func (x *HistoryEvent) String() string {
 func (*HistoryEvent) ProtoMessage() {}
 
 func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1472,7 @@ func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEvent.ProtoReflect.Descriptor instead.
 func (*HistoryEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{13}
+	return file_kineshim_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HistoryEvent) GetAtUnixMilli() int64 {
@@ -1155,7 +1519,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1531,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1544,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{14}
+	return file_kineshim_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HistoryResponse) GetEvents() []*HistoryEvent {
@@ -1202,7 +1566,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1578,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1591,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{15}
+	return file_kineshim_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RestoreRequest) GetReplace() bool {
@@ -1269,7 +1633,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1645,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1658,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{16}
+	return file_kineshim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestoreResponse) GetKeys() int64 {
@@ -1326,7 +1690,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1702,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1715,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{17}
+	return file_kineshim_proto_rawDescGZIP(), []int{22}
 }
 
 type NodeStatus struct {
@@ -1372,7 +1736,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1748,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1761,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{18}
+	return file_kineshim_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1496,7 +1860,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1872,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1885,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{19}
+	return file_kineshim_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -1658,7 +2022,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +2034,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +2047,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{20}
+	return file_kineshim_proto_rawDescGZIP(), []int{25}
 }
 
 type ReadIndexResponse struct {
@@ -1695,7 +2059,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +2071,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +2084,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{21}
+	return file_kineshim_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReadIndexResponse) GetRevision() int64 {
@@ -1743,7 +2107,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +2119,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +2132,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{22}
+	return file_kineshim_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FollowRequest) GetLineage() int64 {
@@ -1810,7 +2174,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +2186,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2199,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{23}
+	return file_kineshim_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FollowResponse) GetLineage() int64 {
@@ -1890,7 +2254,7 @@ type FollowCommit struct {
 
 func (x *FollowCommit) Reset() {
 	*x = FollowCommit{}
-	mi := &file_kineshim_proto_msgTypes[24]
+	mi := &file_kineshim_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2266,7 @@ func (x *FollowCommit) String() string {
 func (*FollowCommit) ProtoMessage() {}
 
 func (x *FollowCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[24]
+	mi := &file_kineshim_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2279,7 @@ func (x *FollowCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCommit.ProtoReflect.Descriptor instead.
 func (*FollowCommit) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{24}
+	return file_kineshim_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FollowCommit) GetRevision() int64 {
@@ -1943,7 +2307,7 @@ type FollowEvent struct {
 
 func (x *FollowEvent) Reset() {
 	*x = FollowEvent{}
-	mi := &file_kineshim_proto_msgTypes[25]
+	mi := &file_kineshim_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2319,7 @@ func (x *FollowEvent) String() string {
 func (*FollowEvent) ProtoMessage() {}
 
 func (x *FollowEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[25]
+	mi := &file_kineshim_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2332,7 @@ func (x *FollowEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEvent.ProtoReflect.Descriptor instead.
 func (*FollowEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{25}
+	return file_kineshim_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FollowEvent) GetRow() int64 {
@@ -2081,7 +2445,39 @@ const file_kineshim_proto_rawDesc = "" +
 	"\rold_server_id\x18\x04 \x01(\tR\voldServerId\x12\x1b\n" +
 	"\tserver_id\x18\x05 \x01(\tR\bserverId\x12\x1c\n" +
 	"\tenrolment\x18\x06 \x01(\fR\tenrolment\x12\x12\n" +
-	"\x04role\x18\a \x01(\tR\x04role\"\x10\n" +
+	"\x04role\x18\a \x01(\tR\x04role\"\x15\n" +
+	"\x13PreviewAloneRequest\"\x9d\x03\n" +
+	"\x14PreviewAloneResponse\x12\x1a\n" +
+	"\bpossible\x18\x01 \x01(\bR\bpossible\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x17\n" +
+	"\ain_sync\x18\x05 \x03(\tR\x06inSync\x12\x12\n" +
+	"\x04safe\x18\x06 \x01(\bR\x04safe\x12\x1d\n" +
+	"\n" +
+	"loss_known\x18\a \x01(\bR\tlossKnown\x12\x1d\n" +
+	"\n" +
+	"loss_bytes\x18\b \x01(\x04R\tlossBytes\x12\x17\n" +
+	"\aloss_ms\x18\t \x01(\x03R\x06lossMs\x12&\n" +
+	"\x0fother_silent_ms\x18\n" +
+	" \x01(\x03R\rotherSilentMs\x12*\n" +
+	"\x11newest_unix_milli\x18\v \x01(\x03R\x0fnewestUnixMilli\x12/\n" +
+	"\x06others\x18\f \x03(\v2\x17.kineshim.v1.LostMemberR\x06others\x12\x18\n" +
+	"\aconfirm\x18\r \x01(\tR\aconfirm\"k\n" +
+	"\n" +
+	"LostMember\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\"_\n" +
+	"\x11ServeAloneRequest\x12\x1a\n" +
+	"\boperator\x18\x01 \x01(\tR\boperator\x12\x18\n" +
+	"\aconfirm\x18\x02 \x01(\tR\aconfirm\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"V\n" +
+	"\x12ServeAloneResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x10\n" +
 	"\x0eHistoryRequest\"\x82\x01\n" +
 	"\fHistoryEvent\x12\"\n" +
 	"\rat_unix_milli\x18\x01 \x01(\x03R\vatUnixMilli\x12\x14\n" +
@@ -2164,13 +2560,16 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x05Reads\x12J\n" +
 	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse2R\n" +
 	"\vReplication\x12C\n" +
-	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\x87\x04\n" +
+	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xab\x05\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
 	"\fPreviewForce\x12 .kineshim.v1.PreviewForceRequest\x1a!.kineshim.v1.PreviewForceResponse\x12J\n" +
 	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12D\n" +
-	"\aReplace\x12\x1b.kineshim.v1.ReplaceRequest\x1a\x1c.kineshim.v1.ReplaceResponse\x12D\n" +
+	"\aReplace\x12\x1b.kineshim.v1.ReplaceRequest\x1a\x1c.kineshim.v1.ReplaceResponse\x12S\n" +
+	"\fPreviewAlone\x12 .kineshim.v1.PreviewAloneRequest\x1a!.kineshim.v1.PreviewAloneResponse\x12M\n" +
+	"\n" +
+	"ServeAlone\x12\x1e.kineshim.v1.ServeAloneRequest\x1a\x1f.kineshim.v1.ServeAloneResponse\x12D\n" +
 	"\aHistory\x12\x1b.kineshim.v1.HistoryRequest\x1a\x1c.kineshim.v1.HistoryResponse\x12F\n" +
 	"\aRestore\x12\x1b.kineshim.v1.RestoreRequest\x1a\x1c.kineshim.v1.RestoreResponse(\x01B\x10Z\x0ekineshim/protob\x06proto3"
 
@@ -2186,7 +2585,7 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
@@ -2200,59 +2599,69 @@ var file_kineshim_proto_goTypes = []any{
 	(*SetPausedResponse)(nil),    // 9: kineshim.v1.SetPausedResponse
 	(*ReplaceRequest)(nil),       // 10: kineshim.v1.ReplaceRequest
 	(*ReplaceResponse)(nil),      // 11: kineshim.v1.ReplaceResponse
-	(*HistoryRequest)(nil),       // 12: kineshim.v1.HistoryRequest
-	(*HistoryEvent)(nil),         // 13: kineshim.v1.HistoryEvent
-	(*HistoryResponse)(nil),      // 14: kineshim.v1.HistoryResponse
-	(*RestoreRequest)(nil),       // 15: kineshim.v1.RestoreRequest
-	(*RestoreResponse)(nil),      // 16: kineshim.v1.RestoreResponse
-	(*StatusRequest)(nil),        // 17: kineshim.v1.StatusRequest
-	(*NodeStatus)(nil),           // 18: kineshim.v1.NodeStatus
-	(*StatusResponse)(nil),       // 19: kineshim.v1.StatusResponse
-	(*ReadIndexRequest)(nil),     // 20: kineshim.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 21: kineshim.v1.ReadIndexResponse
-	(*FollowRequest)(nil),        // 22: kineshim.v1.FollowRequest
-	(*FollowResponse)(nil),       // 23: kineshim.v1.FollowResponse
-	(*FollowCommit)(nil),         // 24: kineshim.v1.FollowCommit
-	(*FollowEvent)(nil),          // 25: kineshim.v1.FollowEvent
+	(*PreviewAloneRequest)(nil),  // 12: kineshim.v1.PreviewAloneRequest
+	(*PreviewAloneResponse)(nil), // 13: kineshim.v1.PreviewAloneResponse
+	(*LostMember)(nil),           // 14: kineshim.v1.LostMember
+	(*ServeAloneRequest)(nil),    // 15: kineshim.v1.ServeAloneRequest
+	(*ServeAloneResponse)(nil),   // 16: kineshim.v1.ServeAloneResponse
+	(*HistoryRequest)(nil),       // 17: kineshim.v1.HistoryRequest
+	(*HistoryEvent)(nil),         // 18: kineshim.v1.HistoryEvent
+	(*HistoryResponse)(nil),      // 19: kineshim.v1.HistoryResponse
+	(*RestoreRequest)(nil),       // 20: kineshim.v1.RestoreRequest
+	(*RestoreResponse)(nil),      // 21: kineshim.v1.RestoreResponse
+	(*StatusRequest)(nil),        // 22: kineshim.v1.StatusRequest
+	(*NodeStatus)(nil),           // 23: kineshim.v1.NodeStatus
+	(*StatusResponse)(nil),       // 24: kineshim.v1.StatusResponse
+	(*ReadIndexRequest)(nil),     // 25: kineshim.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 26: kineshim.v1.ReadIndexResponse
+	(*FollowRequest)(nil),        // 27: kineshim.v1.FollowRequest
+	(*FollowResponse)(nil),       // 28: kineshim.v1.FollowResponse
+	(*FollowCommit)(nil),         // 29: kineshim.v1.FollowCommit
+	(*FollowEvent)(nil),          // 30: kineshim.v1.FollowEvent
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
-	13, // 1: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
-	1,  // 2: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
-	18, // 3: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
-	24, // 4: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
-	25, // 5: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
-	1,  // 6: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
-	2,  // 7: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
-	4,  // 8: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
-	8,  // 9: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	20, // 10: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
-	22, // 11: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
-	17, // 12: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
-	4,  // 13: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
-	6,  // 14: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
-	8,  // 15: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	10, // 16: kineshim.v1.Control.Replace:input_type -> kineshim.v1.ReplaceRequest
-	12, // 17: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	15, // 18: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
-	1,  // 19: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	3,  // 20: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	5,  // 21: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	9,  // 22: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	21, // 23: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
-	23, // 24: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
-	19, // 25: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	5,  // 26: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	7,  // 27: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	9,  // 28: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	11, // 29: kineshim.v1.Control.Replace:output_type -> kineshim.v1.ReplaceResponse
-	14, // 30: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	16, // 31: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
-	19, // [19:32] is the sub-list for method output_type
-	6,  // [6:19] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	14, // 1: kineshim.v1.PreviewAloneResponse.others:type_name -> kineshim.v1.LostMember
+	18, // 2: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
+	1,  // 3: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
+	23, // 4: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
+	29, // 5: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
+	30, // 6: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
+	1,  // 7: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
+	2,  // 8: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
+	4,  // 9: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
+	8,  // 10: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	25, // 11: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
+	27, // 12: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
+	22, // 13: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	4,  // 14: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
+	6,  // 15: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
+	8,  // 16: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	10, // 17: kineshim.v1.Control.Replace:input_type -> kineshim.v1.ReplaceRequest
+	12, // 18: kineshim.v1.Control.PreviewAlone:input_type -> kineshim.v1.PreviewAloneRequest
+	15, // 19: kineshim.v1.Control.ServeAlone:input_type -> kineshim.v1.ServeAloneRequest
+	17, // 20: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	20, // 21: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 22: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	3,  // 23: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	5,  // 24: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	9,  // 25: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	26, // 26: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
+	28, // 27: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
+	24, // 28: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	5,  // 29: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	7,  // 30: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	9,  // 31: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	11, // 32: kineshim.v1.Control.Replace:output_type -> kineshim.v1.ReplaceResponse
+	13, // 33: kineshim.v1.Control.PreviewAlone:output_type -> kineshim.v1.PreviewAloneResponse
+	16, // 34: kineshim.v1.Control.ServeAlone:output_type -> kineshim.v1.ServeAloneResponse
+	19, // 35: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	21, // 36: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	22, // [22:37] is the sub-list for method output_type
+	7,  // [7:22] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kineshim_proto_init() }
@@ -2266,7 +2675,7 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

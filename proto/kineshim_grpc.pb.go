@@ -480,6 +480,8 @@ const (
 	Control_PreviewForce_FullMethodName = "/kineshim.v1.Control/PreviewForce"
 	Control_SetPaused_FullMethodName    = "/kineshim.v1.Control/SetPaused"
 	Control_Replace_FullMethodName      = "/kineshim.v1.Control/Replace"
+	Control_PreviewAlone_FullMethodName = "/kineshim.v1.Control/PreviewAlone"
+	Control_ServeAlone_FullMethodName   = "/kineshim.v1.Control/ServeAlone"
 	Control_History_FullMethodName      = "/kineshim.v1.Control/History"
 	Control_Restore_FullMethodName      = "/kineshim.v1.Control/Restore"
 )
@@ -499,6 +501,11 @@ type ControlClient interface {
 	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
 	// it. With check set, it says what stands against it, and changes nothing.
 	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
+	// PreviewAlone says what is known of what would be lost if this node went on alone, and changes nothing.
+	PreviewAlone(ctx context.Context, in *PreviewAloneRequest, opts ...grpc.CallOption) (*PreviewAloneResponse, error)
+	// ServeAlone has this node, the only one left, go on without the others, which are given up. When it returns, that is decided and on disk;
+	// the node then starts anew as the only voter.
+	ServeAlone(ctx context.Context, in *ServeAloneRequest, opts ...grpc.CallOption) (*ServeAloneResponse, error)
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
 	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
 	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
@@ -563,6 +570,26 @@ func (c *controlClient) Replace(ctx context.Context, in *ReplaceRequest, opts ..
 	return out, nil
 }
 
+func (c *controlClient) PreviewAlone(ctx context.Context, in *PreviewAloneRequest, opts ...grpc.CallOption) (*PreviewAloneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreviewAloneResponse)
+	err := c.cc.Invoke(ctx, Control_PreviewAlone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ServeAlone(ctx context.Context, in *ServeAloneRequest, opts ...grpc.CallOption) (*ServeAloneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServeAloneResponse)
+	err := c.cc.Invoke(ctx, Control_ServeAlone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HistoryResponse)
@@ -601,6 +628,11 @@ type ControlServer interface {
 	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
 	// it. With check set, it says what stands against it, and changes nothing.
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
+	// PreviewAlone says what is known of what would be lost if this node went on alone, and changes nothing.
+	PreviewAlone(context.Context, *PreviewAloneRequest) (*PreviewAloneResponse, error)
+	// ServeAlone has this node, the only one left, go on without the others, which are given up. When it returns, that is decided and on disk;
+	// the node then starts anew as the only voter.
+	ServeAlone(context.Context, *ServeAloneRequest) (*ServeAloneResponse, error)
 	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
 	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
@@ -629,6 +661,12 @@ func (UnimplementedControlServer) SetPaused(context.Context, *SetPausedRequest) 
 }
 func (UnimplementedControlServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedControlServer) PreviewAlone(context.Context, *PreviewAloneRequest) (*PreviewAloneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PreviewAlone not implemented")
+}
+func (UnimplementedControlServer) ServeAlone(context.Context, *ServeAloneRequest) (*ServeAloneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ServeAlone not implemented")
 }
 func (UnimplementedControlServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method History not implemented")
@@ -747,6 +785,42 @@ func _Control_Replace_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_PreviewAlone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreviewAloneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).PreviewAlone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_PreviewAlone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).PreviewAlone(ctx, req.(*PreviewAloneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ServeAlone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ServeAloneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ServeAlone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ServeAlone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ServeAlone(ctx, req.(*ServeAloneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HistoryRequest)
 	if err := dec(in); err != nil {
@@ -798,6 +872,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Replace",
 			Handler:    _Control_Replace_Handler,
+		},
+		{
+			MethodName: "PreviewAlone",
+			Handler:    _Control_PreviewAlone_Handler,
+		},
+		{
+			MethodName: "ServeAlone",
+			Handler:    _Control_ServeAlone_Handler,
 		},
 		{
 			MethodName: "History",

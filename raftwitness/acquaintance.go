@@ -215,6 +215,12 @@ func (n *Node) apart() map[string]string {
 			out[m.Name] = fmt.Sprintf("enrolled anew as %s, it has not joined yet", m.ServerID)
 		}
 	}
+	r, _ := n.Record()
+	for _, m := range r.Members {
+		if m.Lost {
+			out[m.Name] = "given up when this cluster went on without it; " + wiped.remedy(m)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for server, r := range n.refusals {

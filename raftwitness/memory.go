@@ -28,6 +28,9 @@ const (
 	rememberAfter = time.Second
 )
 
+// termKey is where hashicorp/raft keeps its term.
+var termKey = []byte("CurrentTerm")
+
 // logKey is where the log keeps its ID, so that a log put in the place of another is told from it.
 var logKey = []byte("kineshim.log")
 

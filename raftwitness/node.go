@@ -168,7 +168,7 @@ func (n *Node) start() error {
 func (n *Node) position(snaps raft.SnapshotStore) error {
 	var err error
 	n.startIndex = n.fsm.replayTo
-	if n.startTerm, err = n.store.GetUint64([]byte("CurrentTerm")); errors.Is(err, raftboltdb.ErrKeyNotFound) {
+	if n.startTerm, err = n.store.GetUint64(termKey); errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		err = nil
 	}
 	if err != nil {

@@ -82,7 +82,8 @@ func outageAdvice(st *proto.StatusResponse) []string {
 	}
 	var out []string
 	if st.GetLeader() == "" {
-		out = append(out, "two of the three nodes must run and reach each other; a forced promotion needs that too")
+		out = append(out, "two of the three nodes must run and reach each other; a forced promotion needs that too",
+			"only if both others are lost for good: shimctl serve --alone (shows first what would be lost)")
 	}
 	if len(up) > 0 || len(down) == 0 {
 		return out // what is left is to wait for a failover or a start

@@ -24,7 +24,10 @@ type control struct {
 	preview func(*proto.PreviewForceRequest) (*proto.PreviewForceResponse, error)
 	paused  func(*proto.SetPausedRequest) error
 	replace func(*proto.ReplaceRequest) *proto.ReplaceResponse
-	events  []*proto.HistoryEvent
+	// previewAlone and serveAlone are set together.
+	previewAlone *proto.PreviewAloneResponse
+	serveAlone   func(*proto.ServeAloneRequest) *proto.ServeAloneResponse
+	events       []*proto.HistoryEvent
 
 	mu       sync.Mutex // guards promoted
 	promoted []*proto.PromoteRequest
@@ -69,6 +72,14 @@ func (c *control) Replace(ctx context.Context, r *proto.ReplaceRequest) (*proto.
 		return c.UnimplementedControlServer.Replace(ctx, r)
 	}
 	return c.replace(r), nil
+}
+
+func (c *control) PreviewAlone(context.Context, *proto.PreviewAloneRequest) (*proto.PreviewAloneResponse, error) {
+	return c.previewAlone, nil
+}
+
+func (c *control) ServeAlone(_ context.Context, r *proto.ServeAloneRequest) (*proto.ServeAloneResponse, error) {
+	return c.serveAlone(r), nil
 }
 
 func (c *control) History(context.Context, *proto.HistoryRequest) (*proto.HistoryResponse, error) {
