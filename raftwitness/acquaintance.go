@@ -242,21 +242,8 @@ func (n *Node) setVoid(b breach, why, by string) {
 	n.voided.Store(true)
 	n.cfg.Log.Error("this voter is void: it votes no more", "breach", string(b), "why", why, "by", by, "stored", err == nil, "error", err)
 	n.wake()
-	n.group.cut(func(string) bool { return true })
-	n.voter.NetworkTransport.CloseStreams()
+	n.group.seal()
 }
 
 // Void returns why this voter is void, by what another one has said; nil: it is not.
 func (n *Node) Void() *Void { return n.memory.void() }
-
-// cut closes the accepted connections of the servers.
-func (g *group) cut(whose func(server string) bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for c := range g.open {
-		if whose(c.from) {
-			c.Conn.Close()
-			delete(g.open, c)
-		}
-	}
-}

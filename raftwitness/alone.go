@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -56,7 +57,7 @@ func (n *Node) BeginAlone(dir string, r record.Record, address func(name string)
 		return fmt.Errorf("go on alone: %s is not a later voter than %s", id.ServerID, n.cfg.Identity.ServerID)
 	}
 	log := id.LogDir(dir, "")
-	if err := makeLog(log, id, r, n.raft.CurrentTerm()+1, n.raft.LastIndex()+1); err != nil {
+	if err := makeLog(log, id, r, n.raft.CurrentTerm()+1, n.raft.LastIndex()+1, n.cfg.Log); err != nil {
 		return errors.Join(fmt.Errorf("go on alone: %w", err), os.RemoveAll(log))
 	}
 	if err := syncDir(dir); err != nil {
@@ -69,7 +70,7 @@ func (n *Node) BeginAlone(dir string, r record.Record, address func(name string)
 }
 
 // makeLog makes a Raft log that begins with the record, at the index and in the term, and whose only voter is the identity's.
-func makeLog(dir string, id Identity, r record.Record, term, index uint64) (err error) {
+func makeLog(dir string, id Identity, r record.Record, term, index uint64, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func makeLog(dir string, id Identity, r record.Record, term, index uint64) (err 
 	if err := store.SetUint64(termKey, term); err != nil {
 		return err
 	}
-	snaps, err := raft.NewFileSnapshotStore(dir, snapshotsKept, nil)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, newLogger(log))
 	if err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func TestUnfinishedBeginningAloneChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // what a crash has left is not in the way of the next attempt
-		if err := makeLog(id.LogDir(base, ""), id, r, 9, 99); err != nil {
+		if err := makeLog(id.LogDir(base, ""), id, r, 9, 99, testLog("b")); err != nil {
 			t.Fatal(err)
 		}
 	}

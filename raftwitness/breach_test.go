@@ -67,6 +67,16 @@ func (c *testCluster) becomesVoid(name string, want breach) {
 func (c *testCluster) undisturbed(void string) {
 	c.t.Helper()
 	term, server := c.node(void).Term(), c.nodes[void].cfg.Identity.ServerID
+	if void != "copy" {
+		eventually(c.t, "the connections of "+void+" are closed", func() bool {
+			for name, n := range c.nodes {
+				if name != void && n.Node != nil && n.group.isOpen(server) {
+					return false
+				}
+			}
+			return true
+		})
+	}
 	steadily(c.t, void+" disturbs nobody", 4*testPromise, func() bool {
 		for name, n := range c.nodes {
 			if name != void && n.Node != nil && void != "copy" && n.group.isOpen(server) { // the original of a copy has its own

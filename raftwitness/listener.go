@@ -93,6 +93,9 @@ type group struct {
 	mu     sync.Mutex // guards the fields below
 	closed bool
 	open   map[*groupConn]struct{} // accepted, and those that still wait in conns
+	// dialled are the connections that this voter has made. sealed: it makes and takes none any more.
+	dialled map[*dialledConn]struct{}
+	sealed  bool
 }
 
 // groupConn is an accepted connection; its group closes it if nobody else does.
@@ -241,7 +244,7 @@ func (g *group) check(h hello) error {
 func newGroup(id Identity, owner *Listener, dial func(string, time.Duration) (net.Conn, error), addr func(string) (string, bool)) *group {
 	return &group{
 		id: id, conns: make(chan net.Conn, acceptBacklog), done: make(chan struct{}), owner: owner, dial: dial, addr: addr,
-		departures: make(chan departure), open: map[*groupConn]struct{}{},
+		departures: make(chan departure), open: map[*groupConn]struct{}{}, dialled: map[*dialledConn]struct{}{},
 	}
 }
 
@@ -273,7 +276,7 @@ func (g *group) Addr() net.Addr { return serverAddr(g.id.ServerID) }
 func (g *group) take(c net.Conn, from string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.closed || g.sealed {
 		return net.ErrClosed
 	}
 	if len(g.open) >= maxOpen {
@@ -326,7 +329,7 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 		return nil, err
 	}
 	c.SetDeadline(time.Time{})
-	return c, nil
+	return g.keep(c)
 }
 
 // introduce says hello to the server, which was dialled at the address, and judges its answer. Of h, what only the caller knows is set.

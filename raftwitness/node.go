@@ -145,7 +145,10 @@ func (n *Node) start() error {
 		return err
 	}
 	n.voter.memory = n.memory
-	n.voided.Store(n.memory.void() != nil)
+	if n.memory.void() != nil {
+		n.voided.Store(true)
+		n.group.seal()
+	}
 	if n.fsm.replayTo, err = n.store.LastIndex(); err != nil {
 		return fmt.Errorf("read the Raft log: %w", err)
 	}
