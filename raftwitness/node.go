@@ -104,7 +104,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, fmt.Errorf("open %s: another process holds it: is a kineshim or raftwitness with this data directory running?", cfg.Dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the Raft log in %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("open the Raft log in %s: %w; if it is damaged, %s", cfg.Dir, err, wiped.remedy(cfg.Identity.self().Member))
 	}
 	return n, n.start()
 }
@@ -144,7 +144,7 @@ func (n *Node) start() error {
 	if err := n.openMemory(c, snaps); err != nil {
 		return err
 	}
-	n.voter.memory = n.memory
+	n.voter.memory, n.voter.isVoid = n.memory, n.replaced
 	if n.memory.void() != nil {
 		n.voided.Store(true)
 		n.group.seal()

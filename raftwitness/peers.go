@@ -126,7 +126,8 @@ func (n *Node) dial(address string, timeout time.Duration) (net.Conn, error) {
 // recordChanged is called with each change of the record.
 func (n *Node) recordChanged() {
 	if n.group != nil && n.ready.Load() {
-		n.group.cut(func(server string) bool { _, ok := n.voterOf(server); return !ok && server != "" && n.replaced(server) })
+		n.group.cut(n.replaced)
+		n.lease.forget(n.replaced)
 	}
 	n.checkSelf()
 	n.wake()
@@ -142,7 +143,7 @@ func (n *Node) checkSelf() {
 	}
 }
 
-// replaced: the record says that the server is void.
+// replaced: the record says that the server is void. Of a stranger it says nothing: the stranger's record may be newer.
 func (n *Node) replaced(server string) bool {
 	var r *refusal
 	return errors.As(n.refuseStranger(server), &r)

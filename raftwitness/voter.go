@@ -46,7 +46,9 @@ type voter struct {
 	// campaigns: this server wants to lead, and does not wait for its timer if it need not. The three fields are set before run begins.
 	campaigns bool
 	// memory is told what the others are known to have stored; nil: nobody is. Set before run begins.
-	memory     *memory
+	memory *memory
+	// isVoid says of a server that it is no voter any more, so that no lease rests on it; nil: of none. Set before run begins.
+	isVoid     func(server string) bool
 	departures <-chan departure
 	// impatience belongs to run, but for others.
 	impatience impatience
@@ -83,7 +85,7 @@ func (v *voter) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.A
 func (v *voter) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	sent := v.now()
 	err := v.NetworkTransport.AppendEntries(id, target, req, resp)
-	if err == nil && resp.Success && resp.Term == req.Term {
+	if err == nil && resp.Success && resp.Term == req.Term && (v.isVoid == nil || !v.isVoid(string(id))) {
 		v.lease.contacted(string(id), req.Term, sent)
 		v.stored(string(id), req)
 	}
