@@ -59,6 +59,9 @@ func (m members) Leader() uint64 {
 
 // now are the members as the record names them; before there is a record, as they were at enrolment.
 func (m members) now() []record.Member {
+	if m.n.raft == nil { // it has not been started
+		return m.n.id.Members()
+	}
 	if r, _ := m.n.raft.Record(); r.Initialised() {
 		return r.Members
 	}
