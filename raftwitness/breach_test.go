@@ -264,6 +264,47 @@ func TestDuplicateOfARunningVoterIsRefused(t *testing.T) {
 	c.agree()
 }
 
+// While the witness cannot be reached at its address, a copy of it that calls is believed. When the witness can be reached again, over
+// connections that never broke, it must not vote beside its copy: they are closed, and it has to say who it is.
+func TestVoterWhoseCopyIsBelievedDoesNotVoteBesideIt(t *testing.T) {
+	t.Parallel()
+	c, _ := startCluster(t, testPromise)
+	c.initialise()
+	c.lead("a")
+	c.acquainted()
+	c.agree()
+	a, w := c.node("a"), c.node("w").claim()
+	server := c.ids["w"].ServerID
+	eventually(t, "a has a connection to the witness", func() bool { return a.group.calls(server) })
+	copied := hello{Cluster: c.ids["a"].ClusterID, From: server, To: c.ids["a"].ServerID, Promise: testPromise, Claim: w}
+	copied.Claim.Life, copied.Claim.Nonce = w.Life+1, "of the copy"
+	c.links.setCut("a", "w", true) // the address does not answer; the connections stay
+	if err := a.admit(copied); err != nil {
+		t.Fatal(err)
+	}
+	if a.group.isOpen(server) || a.group.calls(server) {
+		t.Error("connections with the life before are still open")
+	}
+	c.links.setCut("a", "w", false)
+	eventually(t, "a refuses the witness that was copied", func() bool { return strings.Contains(a.Status().Apart["w"], "restored") })
+	eventually(t, "a hears the witness no more", func() bool {
+		age, ok := a.Status().Heard["w"]
+		return !ok || age > testPromise
+	})
+}
+
+// calls: a connection that was made to the server is open.
+func (g *group) calls(server string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.dialled {
+		if c.to == server {
+			return true
+		}
+	}
+	return false
+}
+
 func TestVoterThatHasLostItsMemoryDoesNotStart(t *testing.T) {
 	t.Parallel()
 	c, _ := startCluster(t, testPromise)

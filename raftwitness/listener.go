@@ -329,7 +329,7 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 		return nil, err
 	}
 	c.SetDeadline(time.Time{})
-	return g.keep(c)
+	return g.keep(c, string(server))
 }
 
 // introduce says hello to the server, which was dialled at the address, and judges its answer. Of h, what only the caller knows is set.

@@ -58,6 +58,8 @@ type lives struct {
 type memory struct {
 	path string
 	log  *slog.Logger
+	// newLife, if not nil, is told that a voter that was known is in a new life. It must not call back. Set before anybody else knows the memory.
+	newLife func(server string)
 	// dirty has a value while something waits to be written.
 	dirty chan struct{}
 
@@ -239,6 +241,9 @@ func (m *memory) accept(server string, c claim) (b breach, why string, err error
 	if err := m.save(); err != nil {
 		m.Others[server] = old
 		return "", "", err
+	}
+	if old.Log != "" && m.newLife != nil {
+		m.newLife(server)
 	}
 	return "", "", nil
 }

@@ -144,6 +144,7 @@ func (n *Node) start() error {
 	if err := n.openMemory(c, snaps); err != nil {
 		return err
 	}
+	n.memory.newLife = n.group.drop
 	n.voter.memory, n.voter.isVoid = n.memory, n.replaced
 	if n.memory.void() != nil {
 		n.voided.Store(true)

@@ -6,6 +6,8 @@ import "net"
 type dialledConn struct {
 	net.Conn
 	group *group
+	// to is the called one's server ID.
+	to string
 }
 
 func (c *dialledConn) Close() error {
@@ -16,8 +18,8 @@ func (c *dialledConn) Close() error {
 }
 
 // keep takes note of a connection that was made, or closes it if it came too late.
-func (g *group) keep(c net.Conn) (net.Conn, error) {
-	d := &dialledConn{c, g}
+func (g *group) keep(c net.Conn, to string) (net.Conn, error) {
+	d := &dialledConn{c, g, to}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.sealed {
@@ -26,6 +28,20 @@ func (g *group) keep(c net.Conn) (net.Conn, error) {
 	}
 	g.dialled[d] = struct{}{}
 	return d, nil
+}
+
+// drop closes all connections with the server, in both directions: they are of an earlier life, which may not have ended, if what calls now is a
+// copy that is taken for it. Whichever of the two is to be heard has to say hello again.
+func (g *group) drop(server string) {
+	g.cut(func(s string) bool { return s == server })
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.dialled {
+		if c.to == server {
+			c.Conn.Close()
+			delete(g.dialled, c)
+		}
+	}
 }
 
 // seal closes all connections of the group, for good: a void voter neither hears nor says anything.
