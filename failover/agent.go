@@ -39,6 +39,9 @@ type RaftStatus struct {
 	LeaseLeft                  time.Duration
 	// Heard is, on a leader, the time since each other voter answered in this term, by name.
 	Heard map[string]time.Duration
+	// Void says why this voter votes no more, for good; "": it does. Apart says of other voters, by name, why no word is exchanged with them.
+	Void  string
+	Apart map[string]string
 }
 
 // Store is the cluster record and the voter that keeps it.
@@ -144,8 +147,10 @@ type Agent struct {
 type raftMemory struct {
 	leaderSince time.Time // zero: not leader
 	leaderTerm  uint64
-	plan        decide.Plan
-	notArmed    []string
+	// led is when anybody was last known to lead, or when this process started.
+	led      time.Time
+	plan     decide.Plan
+	notArmed []string
 }
 
 const (
@@ -162,7 +167,7 @@ func New(cfg Config) *Agent {
 	a.gate = NewGate(cfg.Store, &a.confirmed, &a.pairing)
 	a.routes = newRoutes()
 	a.postgresLane, a.syncLane, a.raftLane = &lane{agent: a}, &lane{agent: a}, &lane{agent: a}
-	a.local.unstreamedSince, a.local.downSince = a.started, a.started
+	a.local.unstreamedSince, a.local.downSince, a.raft.led = a.started, a.started, a.started
 	a.disk = a.newDisk()
 	return a
 }
@@ -289,6 +294,9 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 
 	if in.Raft.Leads() {
 		a.confirmed.Store(true)
+	}
+	if in.Raft.Void != "" {
+		a.gate.End(plan.Closed) // what was begun is not answered either
 	}
 	a.applyGate(&in, plan)
 	a.addresses.allow(plan.Closed == "" || a.draining(&in))

@@ -22,6 +22,12 @@ type ControlServer struct {
 	Agent *Agent
 	// Restorer puts a snapshot in place of all data; nil: this node cannot.
 	Restorer Restorer
+	// Enrol makes the enrolment file of a member that the record has given a new server ID; nil: this node makes none. NewServerID makes
+	// such an ID for the named member.
+	Enrol       func(r *record.Record, name string) ([]byte, error)
+	NewServerID func(name string) string
+	// Loner has this node go on alone; nil: it cannot.
+	Loner Loner
 	// ClientAddress is the host:port at which clients on this machine reach the etcd API; "": it is not told.
 	ClientAddress string
 }

@@ -16,7 +16,7 @@ func forcedSince(r *record.Record, epoch uint64) bool {
 		switch {
 		case e.Epoch <= epoch:
 			return false
-		case e.Kind == record.Force:
+		case e.Kind == record.Force, e.Kind == record.Alone:
 			return true
 		case e.Kind == record.Init:
 			return false

@@ -24,6 +24,9 @@ func (a *Agent) input() decide.Input {
 // raftInput looks at Raft and remembers since when this node has been leading.
 func (a *Agent) raftInput(now time.Time) decide.Raft {
 	s := a.store.Status()
+	if s.Leader || s.LeaderName != "" {
+		a.raft.led = now
+	}
 	switch {
 	case !s.Leader:
 		a.raft.leaderSince = time.Time{}
@@ -34,7 +37,7 @@ func (a *Agent) raftInput(now time.Time) decide.Raft {
 	}
 	r := decide.Raft{
 		Leader: s.Leader, Barrier: s.Barrier, Forfeited: s.Forfeited, LeaseLeft: s.LeaseLeft,
-		WitnessHeard: decide.Never,
+		WitnessHeard: decide.Never, Void: s.Void,
 	}
 	if s.Leader {
 		r.WitnessSilent = now.Sub(a.raft.leaderSince)

@@ -302,7 +302,7 @@ func (a *Agent) nodeState() *pb.NodeState {
 		Progress: progressProto(a.local.progress),
 		GateOpen: a.gate.answers() || a.draining(&in), GateReason: a.raft.plan.Closed, StandbyGates: in.Local.Proven && !in.Local.Solo && in.Local.Role == decide.Primary, WantsRelief: a.raft.plan.Relief != "", ReliefReason: a.raft.plan.Relief,
 		UnknownOutcomes: a.cfg.Engine.UnknownOutcomes(),
-		Leader:          rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
+		Void:            rs.Void, Leader: rs.Leader, Term: rs.Term, LeaseLeftMs: rs.LeaseLeft.Milliseconds(), CommitIndex: rs.CommitIndex, WitnessContactMs: -1,
 	}
 	d := in.Local.Disk
 	s.DiskTrouble, s.DiskLow, s.DiskRoomy, s.DiskFull, s.DiskFailing, s.DataDamaged = a.trouble(), d.Low, d.Roomy, d.Full, d.Failing, d.Damaged

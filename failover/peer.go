@@ -78,6 +78,10 @@ func (a *Agent) exchangeOnce(ctx context.Context) bool {
 	defer cancel()
 	s, err := a.cfg.Peer.Exchange(call, a.nodeState())
 	if err == nil {
+		if why := a.stranger(s); why != "" {
+			a.log.Debug("the other node is not heard", "why", why)
+			return true
+		}
 		a.hear(s, asked)
 		return true
 	}
@@ -149,6 +153,19 @@ func (p *peer) input(now, started, leaderSince time.Time) decide.Peer {
 	return in
 }
 
+// stranger says why the node is not the other data node, though it has its name: the record knows another voter under it. "": it is.
+func (a *Agent) stranger(s *pb.NodeState) string {
+	rec, _ := a.store.Record()
+	m, ok := rec.Member(a.cfg.Other)
+	switch {
+	case !ok || s.ServerId == "" || s.ServerId == m.ServerID && !m.Lost:
+		return ""
+	case m.Lost:
+		return s.ServerId + " was given up: this cluster went on without it"
+	}
+	return s.ServerId + " is not the voter " + m.ServerID + " of this cluster: one of the two was enrolled anew"
+}
+
 // newNonce makes a name that nobody else has.
 func newNonce() string {
 	b := make([]byte, 8)
@@ -166,6 +183,9 @@ type PeerServer struct {
 func (s PeerServer) Exchange(_ context.Context, in *pb.NodeState) (*pb.NodeState, error) {
 	if in.Node != s.Agent.cfg.Other {
 		return nil, status.Errorf(codes.PermissionDenied, "this is %s; its other data node is %s, not %s", s.Agent.cfg.Self, s.Agent.cfg.Other, in.Node)
+	}
+	if why := s.Agent.stranger(in); why != "" {
+		return nil, status.Error(codes.PermissionDenied, why)
 	}
 	s.Agent.hear(in, time.Time{})
 	return s.Agent.nodeState(), nil

@@ -485,6 +485,7 @@ func (a *Agent) propose(ctx context.Context, c record.Command) error {
 		if !a.beginPairing() {
 			return errNotNow
 		}
+		c.ServerID = a.provedServer()
 	}
 	outcome, err := a.store.Propose(ctx, c)
 	if c.Kind == record.Pair && outcome != Unknown {
@@ -502,6 +503,17 @@ func (a *Agent) propose(ctx context.Context, c record.Command) error {
 		a.beat()
 	}
 	return err
+}
+
+// provedServer is the server ID of the standby that was proved, if the members have ever changed: members of a version that knows no
+// replacement would refuse the field.
+func (a *Agent) provedServer() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if rec, _ := a.store.Record(); rec.Incarnation > 1 && a.peer.state != nil {
+		return a.peer.state.ServerId
+	}
+	return ""
 }
 
 // beginPairing makes this node act as paired from before it proposes to pair. It refuses when what the proposal rests on no

@@ -29,6 +29,9 @@ func (a *Agent) status() *pb.StatusResponse {
 	} else {
 		other.Health = "never heard since this process started"
 	}
+	if why := rs.Apart[a.cfg.Other]; why != "" && !other.Reachable {
+		other.Health = why
+	}
 	w := a.witnessStatus(rs)
 	r.Nodes = []*pb.NodeStatus{me, other, w}
 	slices.SortFunc(r.Nodes[:2], func(x, y *pb.NodeStatus) int {
@@ -54,6 +57,9 @@ func (a *Agent) status() *pb.StatusResponse {
 
 // notArmed says why an automatic failover would not succeed, from whichever side this node sees the cluster. a.mu is held.
 func (a *Agent) notArmed(in *decide.Input, me, other, w *pb.NodeStatus, serving bool) []string {
+	if in.Raft.Void != "" {
+		return decide.NotArmed(in)
+	}
 	if in.Record.Primary == a.cfg.Self {
 		why := slices.Clone(a.raft.notArmed)
 		if !serving {
@@ -112,6 +118,8 @@ func (a *Agent) nodeStatus(in *decide.Input, s *pb.NodeState, self bool) *pb.Nod
 	}
 	primary := in.Record.Primary == s.Node
 	switch {
+	case s.Void != "":
+		n.Health = "out of the cluster: " + s.Void
 	case !n.Reachable && in.Peer.Refused && !self:
 		n.Health = "not running"
 	case !n.Reachable:
@@ -139,6 +147,10 @@ func (a *Agent) nodeStatus(in *decide.Input, s *pb.NodeState, self bool) *pb.Nod
 // witnessStatus is what the leader knows of the witness. a.mu is held.
 func (a *Agent) witnessStatus(rs RaftStatus) *pb.NodeStatus {
 	w := &pb.NodeStatus{Name: a.cfg.Witness, Role: "witness", HeardMs: -1, Health: "not known: only the leading node hears it"}
+	if why := rs.Apart[a.cfg.Witness]; why != "" {
+		w.Health = why
+		return w
+	}
 	if age, ok := rs.Heard[a.cfg.Witness]; ok {
 		w.HeardMs = age.Milliseconds()
 	} else if p := a.peer.state; !rs.Leader && p != nil && p.Leader && p.WitnessContactMs >= 0 {

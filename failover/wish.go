@@ -19,6 +19,8 @@ type wish struct {
 	unableSince time.Time
 	// force is until when a forced promotion of this node is tried; zero: not.
 	force time.Time
+	// replace is the member that an operator has enrolled anew at the moment: nobody is paired meanwhile. "": none.
+	replace string
 	// leaving: this process is about to end. stopping: and it starts nothing any more.
 	leaving, stopping bool
 }
@@ -35,7 +37,7 @@ const (
 )
 
 func (w *wish) input() decide.Wish {
-	return decide.Wish{SwitchTo: w.switchTo, Drained: w.drained, Force: time.Now().Before(w.force), Stopping: w.stopping}
+	return decide.Wish{SwitchTo: w.switchTo, Drained: w.drained, Force: time.Now().Before(w.force), Stopping: w.stopping, Replace: w.replace}
 }
 
 // expireWish ends a switchover that has come true or to nothing. a.mu is held.

@@ -139,6 +139,8 @@ type NodeState struct {
 	LeaseLeftMs      int64  `protobuf:"varint,52,opt,name=lease_left_ms,json=leaseLeftMs,proto3" json:"lease_left_ms,omitempty"`                // 0: no lease
 	WitnessContactMs int64  `protobuf:"varint,53,opt,name=witness_contact_ms,json=witnessContactMs,proto3" json:"witness_contact_ms,omitempty"` // since the witness last answered this leader; -1: not leader, or never
 	CommitIndex      uint64 `protobuf:"varint,54,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	// Why this voter votes no more, for good: the others know that it was wiped, restored, copied, replaced or given up. Empty: it votes.
+	Void string `protobuf:"bytes,55,opt,name=void,proto3" json:"void,omitempty"`
 	// The disk.
 	DiskTrouble string `protobuf:"bytes,70,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`  // what is wrong with it, for people; empty: nothing
 	DiskLow     bool   `protobuf:"varint,71,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`             // nearly full: a primary hands its role over, if the other node has room
@@ -383,6 +385,13 @@ func (x *NodeState) GetCommitIndex() uint64 {
 		return x.CommitIndex
 	}
 	return 0
+}
+
+func (x *NodeState) GetVoid() string {
+	if x != nil {
+		return x.Void
+	}
+	return ""
 }
 
 func (x *NodeState) GetDiskTrouble() string {
@@ -1049,6 +1058,538 @@ func (*SetPausedResponse) Descriptor() ([]byte, []int) {
 	return file_kineshim_proto_rawDescGZIP(), []int{10}
 }
 
+type ReplaceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"` // who asks, for the history
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`   // host:port of the new voter's Raft; empty: as before
+	Alive         bool                   `protobuf:"varint,4,opt,name=alive,proto3" json:"alive,omitempty"`      // replace it although it is alive: it is taken out first
+	Check         bool                   `protobuf:"varint,5,opt,name=check,proto3" json:"check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_kineshim_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReplaceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
+func (x *ReplaceRequest) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
+}
+
+type ReplaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`    // with check: nothing stands against it
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // why not, and what to do
+	Alive         bool                   `protobuf:"varint,3,opt,name=alive,proto3" json:"alive,omitempty"`  // the member is alive: it is only replaced with alive set
+	OldServerId   string                 `protobuf:"bytes,4,opt,name=old_server_id,json=oldServerId,proto3" json:"old_server_id,omitempty"`
+	ServerId      string                 `protobuf:"bytes,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"` // the new one
+	Enrolment     []byte                 `protobuf:"bytes,6,opt,name=enrolment,proto3" json:"enrolment,omitempty"`               // for kineshim join, or raftwitness join
+	Role          string                 `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"`                         // "data" or "witness"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_kineshim_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReplaceResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ReplaceResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReplaceResponse) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
+func (x *ReplaceResponse) GetOldServerId() string {
+	if x != nil {
+		return x.OldServerId
+	}
+	return ""
+}
+
+func (x *ReplaceResponse) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ReplaceResponse) GetEnrolment() []byte {
+	if x != nil {
+		return x.Enrolment
+	}
+	return nil
+}
+
+func (x *ReplaceResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+type PreviewAloneRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewAloneRequest) Reset() {
+	*x = PreviewAloneRequest{}
+	mi := &file_kineshim_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewAloneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewAloneRequest) ProtoMessage() {}
+
+func (x *PreviewAloneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewAloneRequest.ProtoReflect.Descriptor instead.
+func (*PreviewAloneRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{13}
+}
+
+type PreviewAloneResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Possible        bool                   `protobuf:"varint,1,opt,name=possible,proto3" json:"possible,omitempty"`
+	Reason          string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // why not, and what to do
+	Epoch           uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // the last record that this node has: its epoch, its primary, who was in sync
+	Primary         string                 `protobuf:"bytes,4,opt,name=primary,proto3" json:"primary,omitempty"`
+	InSync          []string               `protobuf:"bytes,5,rep,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
+	Safe            bool                   `protobuf:"varint,6,opt,name=safe,proto3" json:"safe,omitempty"` // by that record, this node holds every acknowledged write
+	LossKnown       bool                   `protobuf:"varint,7,opt,name=loss_known,json=lossKnown,proto3" json:"loss_known,omitempty"`
+	LossBytes       uint64                 `protobuf:"varint,8,opt,name=loss_bytes,json=lossBytes,proto3" json:"loss_bytes,omitempty"`                      // WAL that the other data node, as primary, was last heard to have and this node lacks
+	LossMs          int64                  `protobuf:"varint,9,opt,name=loss_ms,json=lossMs,proto3" json:"loss_ms,omitempty"`                               // the same in time; 0: not known
+	OtherSilentMs   int64                  `protobuf:"varint,10,opt,name=other_silent_ms,json=otherSilentMs,proto3" json:"other_silent_ms,omitempty"`       // since the other data node was heard; -1: not since this process started
+	NewestUnixMilli int64                  `protobuf:"varint,11,opt,name=newest_unix_milli,json=newestUnixMilli,proto3" json:"newest_unix_milli,omitempty"` // when the newest transaction here was committed; 0: not known
+	Others          []*LostMember          `protobuf:"bytes,12,rep,name=others,proto3" json:"others,omitempty"`                                             // who must be switched off
+	Confirm         string                 `protobuf:"bytes,13,opt,name=confirm,proto3" json:"confirm,omitempty"`                                           // to be given back with ServeAlone
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *PreviewAloneResponse) Reset() {
+	*x = PreviewAloneResponse{}
+	mi := &file_kineshim_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewAloneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewAloneResponse) ProtoMessage() {}
+
+func (x *PreviewAloneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewAloneResponse.ProtoReflect.Descriptor instead.
+func (*PreviewAloneResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PreviewAloneResponse) GetPossible() bool {
+	if x != nil {
+		return x.Possible
+	}
+	return false
+}
+
+func (x *PreviewAloneResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PreviewAloneResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetPrimary() string {
+	if x != nil {
+		return x.Primary
+	}
+	return ""
+}
+
+func (x *PreviewAloneResponse) GetInSync() []string {
+	if x != nil {
+		return x.InSync
+	}
+	return nil
+}
+
+func (x *PreviewAloneResponse) GetSafe() bool {
+	if x != nil {
+		return x.Safe
+	}
+	return false
+}
+
+func (x *PreviewAloneResponse) GetLossKnown() bool {
+	if x != nil {
+		return x.LossKnown
+	}
+	return false
+}
+
+func (x *PreviewAloneResponse) GetLossBytes() uint64 {
+	if x != nil {
+		return x.LossBytes
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetLossMs() int64 {
+	if x != nil {
+		return x.LossMs
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetOtherSilentMs() int64 {
+	if x != nil {
+		return x.OtherSilentMs
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetNewestUnixMilli() int64 {
+	if x != nil {
+		return x.NewestUnixMilli
+	}
+	return 0
+}
+
+func (x *PreviewAloneResponse) GetOthers() []*LostMember {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *PreviewAloneResponse) GetConfirm() string {
+	if x != nil {
+		return x.Confirm
+	}
+	return ""
+}
+
+type LostMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	ServerId      string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LostMember) Reset() {
+	*x = LostMember{}
+	mi := &file_kineshim_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LostMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LostMember) ProtoMessage() {}
+
+func (x *LostMember) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LostMember.ProtoReflect.Descriptor instead.
+func (*LostMember) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *LostMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LostMember) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *LostMember) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *LostMember) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type ServeAloneRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operator      string                 `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	Confirm       string                 `protobuf:"bytes,2,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // although this node may lack acknowledged writes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeAloneRequest) Reset() {
+	*x = ServeAloneRequest{}
+	mi := &file_kineshim_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeAloneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeAloneRequest) ProtoMessage() {}
+
+func (x *ServeAloneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeAloneRequest.ProtoReflect.Descriptor instead.
+func (*ServeAloneRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ServeAloneRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *ServeAloneRequest) GetConfirm() string {
+	if x != nil {
+		return x.Confirm
+	}
+	return ""
+}
+
+func (x *ServeAloneRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type ServeAloneResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeAloneResponse) Reset() {
+	*x = ServeAloneResponse{}
+	mi := &file_kineshim_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeAloneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeAloneResponse) ProtoMessage() {}
+
+func (x *ServeAloneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeAloneResponse.ProtoReflect.Descriptor instead.
+func (*ServeAloneResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ServeAloneResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ServeAloneResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ServeAloneResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type HistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1057,7 +1598,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1610,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1623,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{11}
+	return file_kineshim_proto_rawDescGZIP(), []int{18}
 }
 
 type HistoryEvent struct {
@@ -1098,7 +1639,7 @@ type HistoryEvent struct {
 
 func (x *HistoryEvent) Reset() {
 	*x = HistoryEvent{}
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1651,7 @@ func (x *HistoryEvent) String() string {
 func (*HistoryEvent) ProtoMessage() {}
 
 func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1664,7 @@ func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEvent.ProtoReflect.Descriptor instead.
 func (*HistoryEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{12}
+	return file_kineshim_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HistoryEvent) GetAtUnixMilli() int64 {
@@ -1170,7 +1711,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1723,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1736,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{13}
+	return file_kineshim_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HistoryResponse) GetEvents() []*HistoryEvent {
@@ -1217,7 +1758,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1770,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1783,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{14}
+	return file_kineshim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestoreRequest) GetReplace() bool {
@@ -1284,7 +1825,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1837,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1850,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{15}
+	return file_kineshim_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RestoreResponse) GetKeys() int64 {
@@ -1341,7 +1882,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1894,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1907,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{16}
+	return file_kineshim_proto_rawDescGZIP(), []int{23}
 }
 
 type NodeStatus struct {
@@ -1387,7 +1928,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1940,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1953,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{17}
+	return file_kineshim_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1511,7 +2052,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +2064,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +2077,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{18}
+	return file_kineshim_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -1673,7 +2214,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +2226,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +2239,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{19}
+	return file_kineshim_proto_rawDescGZIP(), []int{26}
 }
 
 type ReadIndexResponse struct {
@@ -1710,7 +2251,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2263,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2276,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{20}
+	return file_kineshim_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadIndexResponse) GetRevision() int64 {
@@ -1758,7 +2299,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2311,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2324,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{21}
+	return file_kineshim_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FollowRequest) GetLineage() int64 {
@@ -1825,7 +2366,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +2378,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2391,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{22}
+	return file_kineshim_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FollowResponse) GetLineage() int64 {
@@ -1905,7 +2446,7 @@ type FollowCommit struct {
 
 func (x *FollowCommit) Reset() {
 	*x = FollowCommit{}
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2458,7 @@ func (x *FollowCommit) String() string {
 func (*FollowCommit) ProtoMessage() {}
 
 func (x *FollowCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2471,7 @@ func (x *FollowCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCommit.ProtoReflect.Descriptor instead.
 func (*FollowCommit) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{23}
+	return file_kineshim_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FollowCommit) GetRevision() int64 {
@@ -1958,7 +2499,7 @@ type FollowEvent struct {
 
 func (x *FollowEvent) Reset() {
 	*x = FollowEvent{}
-	mi := &file_kineshim_proto_msgTypes[24]
+	mi := &file_kineshim_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2511,7 @@ func (x *FollowEvent) String() string {
 func (*FollowEvent) ProtoMessage() {}
 
 func (x *FollowEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[24]
+	mi := &file_kineshim_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2524,7 @@ func (x *FollowEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEvent.ProtoReflect.Descriptor instead.
 func (*FollowEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{24}
+	return file_kineshim_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FollowEvent) GetRow() int64 {
@@ -2013,7 +2554,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"elapsed_ms\x18\x04 \x01(\x03R\telapsedMs\x12\x12\n" +
-	"\x04step\x18\x05 \x01(\tR\x04step\"\x8e\t\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\"\xa2\t\n" +
 	"\tNodeState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x18\n" +
@@ -2047,7 +2588,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x04term\x183 \x01(\x04R\x04term\x12\"\n" +
 	"\rlease_left_ms\x184 \x01(\x03R\vleaseLeftMs\x12,\n" +
 	"\x12witness_contact_ms\x185 \x01(\x03R\x10witnessContactMs\x12!\n" +
-	"\fcommit_index\x186 \x01(\x04R\vcommitIndex\x12!\n" +
+	"\fcommit_index\x186 \x01(\x04R\vcommitIndex\x12\x12\n" +
+	"\x04void\x187 \x01(\tR\x04void\x12!\n" +
 	"\fdisk_trouble\x18F \x01(\tR\vdiskTrouble\x12\x19\n" +
 	"\bdisk_low\x18G \x01(\bR\adiskLow\x12\x1d\n" +
 	"\n" +
@@ -2104,7 +2646,53 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x10SetPausedRequest\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\"\x13\n" +
-	"\x11SetPausedResponse\"\x10\n" +
+	"\x11SetPausedResponse\"\x86\x01\n" +
+	"\x0eReplaceRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05alive\x18\x04 \x01(\bR\x05alive\x12\x14\n" +
+	"\x05check\x18\x05 \x01(\bR\x05check\"\xc6\x01\n" +
+	"\x0fReplaceResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05alive\x18\x03 \x01(\bR\x05alive\x12\"\n" +
+	"\rold_server_id\x18\x04 \x01(\tR\voldServerId\x12\x1b\n" +
+	"\tserver_id\x18\x05 \x01(\tR\bserverId\x12\x1c\n" +
+	"\tenrolment\x18\x06 \x01(\fR\tenrolment\x12\x12\n" +
+	"\x04role\x18\a \x01(\tR\x04role\"\x15\n" +
+	"\x13PreviewAloneRequest\"\x9d\x03\n" +
+	"\x14PreviewAloneResponse\x12\x1a\n" +
+	"\bpossible\x18\x01 \x01(\bR\bpossible\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x17\n" +
+	"\ain_sync\x18\x05 \x03(\tR\x06inSync\x12\x12\n" +
+	"\x04safe\x18\x06 \x01(\bR\x04safe\x12\x1d\n" +
+	"\n" +
+	"loss_known\x18\a \x01(\bR\tlossKnown\x12\x1d\n" +
+	"\n" +
+	"loss_bytes\x18\b \x01(\x04R\tlossBytes\x12\x17\n" +
+	"\aloss_ms\x18\t \x01(\x03R\x06lossMs\x12&\n" +
+	"\x0fother_silent_ms\x18\n" +
+	" \x01(\x03R\rotherSilentMs\x12*\n" +
+	"\x11newest_unix_milli\x18\v \x01(\x03R\x0fnewestUnixMilli\x12/\n" +
+	"\x06others\x18\f \x03(\v2\x17.kineshim.v1.LostMemberR\x06others\x12\x18\n" +
+	"\aconfirm\x18\r \x01(\tR\aconfirm\"k\n" +
+	"\n" +
+	"LostMember\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\"_\n" +
+	"\x11ServeAloneRequest\x12\x1a\n" +
+	"\boperator\x18\x01 \x01(\tR\boperator\x12\x18\n" +
+	"\aconfirm\x18\x02 \x01(\tR\aconfirm\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"V\n" +
+	"\x12ServeAloneResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x10\n" +
 	"\x0eHistoryRequest\"\x82\x01\n" +
 	"\fHistoryEvent\x12\"\n" +
 	"\rat_unix_milli\x18\x01 \x01(\x03R\vatUnixMilli\x12\x14\n" +
@@ -2187,12 +2775,16 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x05Reads\x12N\n" +
 	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse(\x010\x012R\n" +
 	"\vReplication\x12C\n" +
-	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xc1\x03\n" +
+	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xab\x05\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
 	"\fPreviewForce\x12 .kineshim.v1.PreviewForceRequest\x1a!.kineshim.v1.PreviewForceResponse\x12J\n" +
 	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12D\n" +
+	"\aReplace\x12\x1b.kineshim.v1.ReplaceRequest\x1a\x1c.kineshim.v1.ReplaceResponse\x12S\n" +
+	"\fPreviewAlone\x12 .kineshim.v1.PreviewAloneRequest\x1a!.kineshim.v1.PreviewAloneResponse\x12M\n" +
+	"\n" +
+	"ServeAlone\x12\x1e.kineshim.v1.ServeAloneRequest\x1a\x1f.kineshim.v1.ServeAloneResponse\x12D\n" +
 	"\aHistory\x12\x1b.kineshim.v1.HistoryRequest\x1a\x1c.kineshim.v1.HistoryResponse\x12F\n" +
 	"\aRestore\x12\x1b.kineshim.v1.RestoreRequest\x1a\x1c.kineshim.v1.RestoreResponse(\x01B\x10Z\x0ekineshim/protob\x06proto3"
 
@@ -2208,7 +2800,7 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
@@ -2221,58 +2813,72 @@ var file_kineshim_proto_goTypes = []any{
 	(*PreviewForceResponse)(nil), // 8: kineshim.v1.PreviewForceResponse
 	(*SetPausedRequest)(nil),     // 9: kineshim.v1.SetPausedRequest
 	(*SetPausedResponse)(nil),    // 10: kineshim.v1.SetPausedResponse
-	(*HistoryRequest)(nil),       // 11: kineshim.v1.HistoryRequest
-	(*HistoryEvent)(nil),         // 12: kineshim.v1.HistoryEvent
-	(*HistoryResponse)(nil),      // 13: kineshim.v1.HistoryResponse
-	(*RestoreRequest)(nil),       // 14: kineshim.v1.RestoreRequest
-	(*RestoreResponse)(nil),      // 15: kineshim.v1.RestoreResponse
-	(*StatusRequest)(nil),        // 16: kineshim.v1.StatusRequest
-	(*NodeStatus)(nil),           // 17: kineshim.v1.NodeStatus
-	(*StatusResponse)(nil),       // 18: kineshim.v1.StatusResponse
-	(*ReadIndexRequest)(nil),     // 19: kineshim.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 20: kineshim.v1.ReadIndexResponse
-	(*FollowRequest)(nil),        // 21: kineshim.v1.FollowRequest
-	(*FollowResponse)(nil),       // 22: kineshim.v1.FollowResponse
-	(*FollowCommit)(nil),         // 23: kineshim.v1.FollowCommit
-	(*FollowEvent)(nil),          // 24: kineshim.v1.FollowEvent
+	(*ReplaceRequest)(nil),       // 11: kineshim.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),      // 12: kineshim.v1.ReplaceResponse
+	(*PreviewAloneRequest)(nil),  // 13: kineshim.v1.PreviewAloneRequest
+	(*PreviewAloneResponse)(nil), // 14: kineshim.v1.PreviewAloneResponse
+	(*LostMember)(nil),           // 15: kineshim.v1.LostMember
+	(*ServeAloneRequest)(nil),    // 16: kineshim.v1.ServeAloneRequest
+	(*ServeAloneResponse)(nil),   // 17: kineshim.v1.ServeAloneResponse
+	(*HistoryRequest)(nil),       // 18: kineshim.v1.HistoryRequest
+	(*HistoryEvent)(nil),         // 19: kineshim.v1.HistoryEvent
+	(*HistoryResponse)(nil),      // 20: kineshim.v1.HistoryResponse
+	(*RestoreRequest)(nil),       // 21: kineshim.v1.RestoreRequest
+	(*RestoreResponse)(nil),      // 22: kineshim.v1.RestoreResponse
+	(*StatusRequest)(nil),        // 23: kineshim.v1.StatusRequest
+	(*NodeStatus)(nil),           // 24: kineshim.v1.NodeStatus
+	(*StatusResponse)(nil),       // 25: kineshim.v1.StatusResponse
+	(*ReadIndexRequest)(nil),     // 26: kineshim.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 27: kineshim.v1.ReadIndexResponse
+	(*FollowRequest)(nil),        // 28: kineshim.v1.FollowRequest
+	(*FollowResponse)(nil),       // 29: kineshim.v1.FollowResponse
+	(*FollowCommit)(nil),         // 30: kineshim.v1.FollowCommit
+	(*FollowEvent)(nil),          // 31: kineshim.v1.FollowEvent
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
 	2,  // 1: kineshim.v1.NodeState.vips:type_name -> kineshim.v1.VipState
-	12, // 2: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
-	1,  // 3: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
-	17, // 4: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
-	23, // 5: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
-	24, // 6: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
-	1,  // 7: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
-	3,  // 8: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
-	5,  // 9: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
-	9,  // 10: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	19, // 11: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
-	21, // 12: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
-	16, // 13: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
-	5,  // 14: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
-	7,  // 15: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
-	9,  // 16: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	11, // 17: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	14, // 18: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
-	1,  // 19: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	4,  // 20: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	6,  // 21: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	10, // 22: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	20, // 23: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
-	22, // 24: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
-	18, // 25: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	6,  // 26: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	8,  // 27: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	10, // 28: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	13, // 29: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	15, // 30: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
-	19, // [19:31] is the sub-list for method output_type
-	7,  // [7:19] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	15, // 2: kineshim.v1.PreviewAloneResponse.others:type_name -> kineshim.v1.LostMember
+	19, // 3: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
+	1,  // 4: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
+	24, // 5: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
+	30, // 6: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
+	31, // 7: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
+	1,  // 8: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
+	3,  // 9: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
+	5,  // 10: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
+	9,  // 11: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	26, // 12: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
+	28, // 13: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
+	23, // 14: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	5,  // 15: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
+	7,  // 16: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
+	9,  // 17: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	11, // 18: kineshim.v1.Control.Replace:input_type -> kineshim.v1.ReplaceRequest
+	13, // 19: kineshim.v1.Control.PreviewAlone:input_type -> kineshim.v1.PreviewAloneRequest
+	16, // 20: kineshim.v1.Control.ServeAlone:input_type -> kineshim.v1.ServeAloneRequest
+	18, // 21: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	21, // 22: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 23: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	4,  // 24: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	6,  // 25: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	10, // 26: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	27, // 27: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
+	29, // 28: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
+	25, // 29: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	6,  // 30: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	8,  // 31: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	10, // 32: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	12, // 33: kineshim.v1.Control.Replace:output_type -> kineshim.v1.ReplaceResponse
+	14, // 34: kineshim.v1.Control.PreviewAlone:output_type -> kineshim.v1.PreviewAloneResponse
+	17, // 35: kineshim.v1.Control.ServeAlone:output_type -> kineshim.v1.ServeAloneResponse
+	20, // 36: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	22, // 37: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	23, // [23:38] is the sub-list for method output_type
+	8,  // [8:23] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_kineshim_proto_init() }
@@ -2286,7 +2892,7 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

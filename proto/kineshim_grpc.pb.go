@@ -475,6 +475,9 @@ const (
 	Control_Promote_FullMethodName      = "/kineshim.v1.Control/Promote"
 	Control_PreviewForce_FullMethodName = "/kineshim.v1.Control/PreviewForce"
 	Control_SetPaused_FullMethodName    = "/kineshim.v1.Control/SetPaused"
+	Control_Replace_FullMethodName      = "/kineshim.v1.Control/Replace"
+	Control_PreviewAlone_FullMethodName = "/kineshim.v1.Control/PreviewAlone"
+	Control_ServeAlone_FullMethodName   = "/kineshim.v1.Control/ServeAlone"
 	Control_History_FullMethodName      = "/kineshim.v1.Control/History"
 	Control_Restore_FullMethodName      = "/kineshim.v1.Control/Restore"
 )
@@ -491,6 +494,14 @@ type ControlClient interface {
 	// PreviewForce says what a forced promotion of this node would lose, and changes nothing.
 	PreviewForce(ctx context.Context, in *PreviewForceRequest, opts ...grpc.CallOption) (*PreviewForceResponse, error)
 	SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error)
+	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
+	// it. With check set, it says what stands against it, and changes nothing.
+	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
+	// PreviewAlone says what is known of what would be lost if this node went on alone, and changes nothing.
+	PreviewAlone(ctx context.Context, in *PreviewAloneRequest, opts ...grpc.CallOption) (*PreviewAloneResponse, error)
+	// ServeAlone has this node, the only one left, go on without the others, which are given up. When it returns, that is decided and on disk;
+	// the node then starts anew as the only voter.
+	ServeAlone(ctx context.Context, in *ServeAloneRequest, opts ...grpc.CallOption) (*ServeAloneResponse, error)
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
 	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
 	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
@@ -545,6 +556,36 @@ func (c *controlClient) SetPaused(ctx context.Context, in *SetPausedRequest, opt
 	return out, nil
 }
 
+func (c *controlClient) Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceResponse)
+	err := c.cc.Invoke(ctx, Control_Replace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) PreviewAlone(ctx context.Context, in *PreviewAloneRequest, opts ...grpc.CallOption) (*PreviewAloneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreviewAloneResponse)
+	err := c.cc.Invoke(ctx, Control_PreviewAlone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ServeAlone(ctx context.Context, in *ServeAloneRequest, opts ...grpc.CallOption) (*ServeAloneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServeAloneResponse)
+	err := c.cc.Invoke(ctx, Control_ServeAlone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HistoryResponse)
@@ -580,6 +621,14 @@ type ControlServer interface {
 	// PreviewForce says what a forced promotion of this node would lose, and changes nothing.
 	PreviewForce(context.Context, *PreviewForceRequest) (*PreviewForceResponse, error)
 	SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error)
+	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
+	// it. With check set, it says what stands against it, and changes nothing.
+	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
+	// PreviewAlone says what is known of what would be lost if this node went on alone, and changes nothing.
+	PreviewAlone(context.Context, *PreviewAloneRequest) (*PreviewAloneResponse, error)
+	// ServeAlone has this node, the only one left, go on without the others, which are given up. When it returns, that is decided and on disk;
+	// the node then starts anew as the only voter.
+	ServeAlone(context.Context, *ServeAloneRequest) (*ServeAloneResponse, error)
 	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	// Restore puts a snapshot in place of all keys and leases. Only the primary does it. The first message says how, and may carry
 	// data already; the snapshot is the data of all messages. Nothing changes before the whole snapshot has been verified.
@@ -605,6 +654,15 @@ func (UnimplementedControlServer) PreviewForce(context.Context, *PreviewForceReq
 }
 func (UnimplementedControlServer) SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetPaused not implemented")
+}
+func (UnimplementedControlServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedControlServer) PreviewAlone(context.Context, *PreviewAloneRequest) (*PreviewAloneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PreviewAlone not implemented")
+}
+func (UnimplementedControlServer) ServeAlone(context.Context, *ServeAloneRequest) (*ServeAloneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ServeAlone not implemented")
 }
 func (UnimplementedControlServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method History not implemented")
@@ -705,6 +763,60 @@ func _Control_SetPaused_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Replace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Replace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Replace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Replace(ctx, req.(*ReplaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_PreviewAlone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreviewAloneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).PreviewAlone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_PreviewAlone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).PreviewAlone(ctx, req.(*PreviewAloneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ServeAlone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ServeAloneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ServeAlone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ServeAlone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ServeAlone(ctx, req.(*ServeAloneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HistoryRequest)
 	if err := dec(in); err != nil {
@@ -752,6 +864,18 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetPaused",
 			Handler:    _Control_SetPaused_Handler,
+		},
+		{
+			MethodName: "Replace",
+			Handler:    _Control_Replace_Handler,
+		},
+		{
+			MethodName: "PreviewAlone",
+			Handler:    _Control_PreviewAlone_Handler,
+		},
+		{
+			MethodName: "ServeAlone",
+			Handler:    _Control_ServeAlone_Handler,
 		},
 		{
 			MethodName: "History",

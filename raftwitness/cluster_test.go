@@ -216,6 +216,7 @@ func (c *testCluster) lead(name string) {
 // propose commits a command decided in the epoch that the leader sees, following the leadership where it goes.
 func (c *testCluster) propose(cmd record.Command) {
 	c.t.Helper()
+	unknown := false
 	eventually(c.t, "commit "+string(cmd.Kind), func() bool {
 		n := c.node(c.leader())
 		r, _ := n.Record()
@@ -223,6 +224,10 @@ func (c *testCluster) propose(cmd record.Command) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		err := n.Propose(ctx, cmd)
+		if unknown && errors.Is(err, record.ErrNotAllowed) {
+			return true // an attempt whose outcome was not known has done it
+		}
+		unknown = unknown || errors.Is(err, ErrUnknownOutcome)
 		if err != nil && !errors.Is(err, ErrNotLeader) && !errors.Is(err, ErrUnknownOutcome) {
 			c.t.Fatalf("propose %s: %v", cmd.Kind, err)
 		}

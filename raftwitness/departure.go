@@ -37,6 +37,24 @@ func Depart(ctx context.Context, dial func(address string, timeout time.Duration
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
+	err := departOnce(ctx, dial, id, to, term, deadline)
+	var other *otherServer
+	if errors.As(err, &other) { // enrolled anew since the identity was read: it is whoever votes there now that has to know
+		to.ServerID = other.server
+		err = departOnce(ctx, dial, id, to, term, deadline)
+	}
+	return err
+}
+
+// otherServer reports that another server of the cluster answers at the address.
+type otherServer struct {
+	server string
+	err    error
+}
+
+func (o *otherServer) Error() string { return o.err.Error() }
+
+func departOnce(ctx context.Context, dial func(string, time.Duration) (net.Conn, error), id Identity, to Peer, term uint64, deadline time.Time) error {
 	c, err := dial(to.Raft, max(time.Millisecond, time.Until(deadline)))
 	if err != nil {
 		return fmt.Errorf("tell %s of the departure: %w", to.Name, err)
@@ -47,6 +65,8 @@ func Depart(ctx context.Context, dial func(address string, timeout time.Duration
 	r, err := greet(c, hello{Cluster: id.ClusterID, From: id.ServerID, To: to.ServerID, Promise: id.Promise, Departed: term})
 	switch {
 	case err != nil:
+	case r.Error != "" && r.Server != "" && r.Server != to.ServerID:
+		err = &otherServer{r.Server, errors.New(r.Error)}
 	case r.Error != "":
 		err = errors.New(r.Error)
 	case r.Departed != term:

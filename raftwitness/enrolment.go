@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -53,6 +54,48 @@ func Found(founder string, promise time.Duration, voters []Peer) []Identity {
 		})
 	}
 	return ids
+}
+
+// Enrol makes the identity of the member that the record has given a new server ID, as this voter knows the cluster. address gives the
+// Raft address of a member by its name; "" falls back to what this voter was enrolled with.
+func (id Identity) Enrol(r *record.Record, name string, address func(name string) string) (Identity, error) {
+	m, ok := r.Member(name)
+	if !ok || m.Lost {
+		return Identity{}, fmt.Errorf("enrol %s: it is no voter", name)
+	}
+	next := Identity{
+		ClusterID: r.ClusterID, Name: m.Name, ServerID: m.ServerID, Role: m.Role, Founder: r.Primary, Promise: id.Promise,
+		Incarnation: r.Incarnation, Generation: r.Generation, GenerationID: r.GenerationID,
+	}
+	for _, m := range r.Members {
+		p := Peer{Member: m}
+		known, _ := id.PeerByName(m.Name)
+		for _, a := range []string{m.Address, address(m.Name), known.Raft} {
+			if p.Raft == "" {
+				p.Raft = a
+			}
+		}
+		next.Peers = append(next.Peers, p)
+	}
+	return next, next.Validate()
+}
+
+// Renews reports whether this is a later identity of the member than old: that of the voter which has taken its place.
+func (id Identity) Renews(old Identity) bool {
+	if id.ClusterID != old.ClusterID || id.Name != old.Name || id.Role != old.Role || id.ServerID == old.ServerID {
+		return false
+	}
+	// Of two histories that have parted, the operator has chosen one by enrolling the member there.
+	return id.standing().supersedes(old.standing()) || id.GenerationID != old.GenerationID && id.Generation >= old.Generation
+}
+
+// LogDir is where the voter keeps its Raft log: the directory founded if the cluster was founded with it; else one of its own below dir, so
+// that no voter ever finds the log of its predecessor.
+func (id Identity) LogDir(dir, founded string) string {
+	if id.founds() {
+		return founded
+	}
+	return filepath.Join(dir, "raft-"+id.ServerID)
 }
 
 // IsFounder reports whether this is the data node that makes the first database.

@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"kineshim/raftwitness/record"
-
-	"github.com/google/renameio/v2"
 )
 
 // Peer is a voter as the others know it.
@@ -33,8 +32,13 @@ type Identity struct {
 	Founder string `json:"founder"`
 	// Promise is how long each voter refuses to vote after it has heard from a leader. All voters must agree on it.
 	Promise time.Duration `json:"promiseNanoseconds"`
-	// Peers lists all three voters, this one among them.
+	// Peers lists all three voters, this one among them, as they were at enrolment. Who votes now stands in the cluster record.
 	Peers []Peer `json:"peers"`
+	// Incarnation, Generation and GenerationID are the record's with this voter in it; all zero for the voters that the cluster was
+	// founded with. Only those make a Raft log with voters in it: others learn from the leader who votes.
+	Incarnation  uint64 `json:"incarnation,omitempty"`
+	Generation   uint64 `json:"generation,omitempty"`
+	GenerationID string `json:"generationID,omitempty"`
 }
 
 const identityFile = "identity.json"
@@ -73,7 +77,7 @@ func LoadIdentity(dir string) (Identity, error) {
 	return id, id.Validate()
 }
 
-// Save writes dir/identity.json durably. It refuses to replace another identity.
+// Save writes dir/identity.json durably. It refuses to replace another identity, unless it is the next one of the same member.
 func (id Identity) Save(dir string) error {
 	if err := id.Validate(); err != nil {
 		return err
@@ -82,7 +86,9 @@ func (id Identity) Save(dir string) error {
 		if old.ServerID == id.ServerID {
 			return nil
 		}
-		return fmt.Errorf("%s is enrolled already, as %s in cluster %s", dir, old.ServerID, old.ClusterID)
+		if !id.Renews(old) {
+			return fmt.Errorf("%s is enrolled already, as %s in cluster %s", dir, old.ServerID, old.ClusterID)
+		}
 	} else if !errors.Is(err, ErrNotEnrolled) {
 		return err
 	}
@@ -93,7 +99,7 @@ func (id Identity) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, identityFile), append(b, '\n'), 0o600); err != nil {
+	if err := writeDurably(filepath.Join(dir, identityFile), append(b, '\n')); err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
 	return nil
@@ -131,6 +137,25 @@ func (id Identity) Validate() error {
 		return fmt.Errorf("identity: %q is not among the voters", id.ServerID)
 	}
 	return nil
+}
+
+// voters are the peers that voted at enrolment.
+func (id Identity) voters() []Peer {
+	return slices.DeleteFunc(slices.Clone(id.Peers), func(p Peer) bool { return p.Lost })
+}
+
+// founds: the cluster was founded with this voter.
+func (id Identity) founds() bool { return id.Incarnation == 0 }
+
+// standing is the one that the voter was enrolled under.
+func (id Identity) standing() standing {
+	return standing{Generation: id.Generation, GenerationID: id.GenerationID, Incarnation: id.Incarnation}
+}
+
+// self is this voter's own entry.
+func (id Identity) self() Peer {
+	p, _ := id.PeerByName(id.Name)
+	return p
 }
 
 // PeerByName returns the named voter.

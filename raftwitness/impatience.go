@@ -22,8 +22,8 @@ const (
 // other one is the witness, which is in no hurry. It asks first whether it would be elected, as hashicorp/raft would, so that nothing
 // changes while the others hear the leader; and what it asks is judged by promises as ever.
 type impatience struct {
-	// others are the voters to ask.
-	others []raft.ServerID
+	// others are the voters to ask; nil: none.
+	others func() []raft.ServerID
 	// asked is how often in vain since the leader was last heard; next is when to ask again.
 	asked int
 	next  time.Duration
@@ -84,7 +84,11 @@ func (v *voter) wouldWin(answer chan<- bool) {
 	request := raft.RequestPreVoteRequest{
 		RPCHeader: v.header(), Term: v.raft.CurrentTerm() + 1, LastLogIndex: v.raft.LastIndex(), LastLogTerm: lastTerm,
 	}
-	for _, id := range v.impatience.others {
+	if v.impatience.others == nil {
+		answer <- false
+		return
+	}
+	for _, id := range v.impatience.others() {
 		if v.promised.leads(string(id)) {
 			continue
 		}

@@ -97,7 +97,7 @@ func (n *Node) successor(onlyPrimary bool) string {
 	r, _ := n.Record()
 	heard := n.Status().Heard
 	best, bestRank := "", 3
-	for _, p := range n.cfg.Identity.Peers {
+	for _, p := range n.peers() {
 		age, ok := heard[p.Name]
 		if p.Role != record.Data || !ok || age > n.cfg.Identity.Promise {
 			continue

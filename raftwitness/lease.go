@@ -1,6 +1,7 @@
 package raftwitness
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -42,6 +43,13 @@ func (l *lease) contacted(server string, term uint64, sent time.Duration) {
 	if c := l.contacts[server]; term > c.term || term == c.term && sent > c.sent {
 		l.contacts[server] = contact{term, sent}
 	}
+}
+
+// forget drops the contacts of a server that is no voter any more: what it has promised binds nobody.
+func (l *lease) forget(gone func(server string) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.contacts, func(server string, _ contact) bool { return gone(server) })
 }
 
 // forfeit gives up the lease of the term for ever. To be called before leadership is offered to anybody.

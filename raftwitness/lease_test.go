@@ -120,3 +120,17 @@ func TestBootTimeMoves(t *testing.T) {
 		t.Error(a, b)
 	}
 }
+
+func TestNoLeaseRestsOnAVoterThatWasReplaced(t *testing.T) {
+	now := time.Minute
+	l := newLease(time.Second, func() time.Duration { return now })
+	l.contacted("w-1", 3, now)
+	l.contacted("b-1", 3, now-500*time.Millisecond)
+	if l.left(3) != 700*time.Millisecond {
+		t.Error(l.left(3))
+	}
+	l.forget(func(server string) bool { return server == "w-1" })
+	if l.left(3) != 200*time.Millisecond {
+		t.Error(l.left(3))
+	}
+}

@@ -26,10 +26,26 @@ type hello struct {
 	// Departed, if not 0, makes this all that the caller has to say: its process has ended, which led in no term beyond this. A
 	// voter that does not know the field waits for Raft's requests, which never come.
 	Departed uint64 `json:"departed,omitempty"`
+	// Claim is what the caller says of itself.
+	Claim claim `json:"claim,omitzero"`
+	// Ask makes this a question: who answers at this address? The caller is not judged. Meet makes it an introduction. Nothing follows
+	// either of them.
+	Ask  bool `json:"ask,omitempty"`
+	Meet bool `json:"meet,omitempty"`
+	// Void tells the called one that it was given up, and why; nothing follows.
+	Void string `json:"void,omitempty"`
 }
+
+// only: there is nothing after the hello.
+func (h hello) only() bool { return h.Departed > 0 || h.Ask || h.Meet || h.Void != "" }
 
 type helloReply struct {
 	Error string `json:"error,omitempty"`
+	// Breach says that the caller was refused for good, and how it is not what the others rely on.
+	Breach breach `json:"breach,omitempty"`
+	// Server and Claim are who answers.
+	Server string `json:"server,omitempty"`
+	Claim  claim  `json:"claim,omitzero"`
 	// Departed repeats the hello's, once the voter acts on it.
 	Departed uint64 `json:"departed,omitempty"`
 }
@@ -37,7 +53,9 @@ type helloReply struct {
 const (
 	helloMagic = "KSR1"
 	// helloMax bounds what a stranger can make us read.
-	helloMax = 1024
+	helloMax = 2048
+	// errorMax bounds what is said of a refusal.
+	errorMax = 1000
 	// helloTimeout ends connections that say nothing.
 	helloTimeout = 2 * time.Second
 	// acceptBacklog bounds connections that wait for a group to take them; beyond it they are closed.
@@ -69,16 +87,23 @@ type group struct {
 	addr  func(serverID string) (string, bool)
 	// departures takes what is heard of servers that have departed, for the voter.
 	departures chan departure
+	// who judges those who call and answer, and says who this voter is; nil: nobody is judged.
+	who acquaintance
 
 	mu     sync.Mutex // guards the fields below
 	closed bool
 	open   map[*groupConn]struct{} // accepted, and those that still wait in conns
+	// dialled are the connections that this voter has made. sealed: it makes and takes none any more.
+	dialled map[*dialledConn]struct{}
+	sealed  bool
 }
 
 // groupConn is an accepted connection; its group closes it if nobody else does.
 type groupConn struct {
 	net.Conn
 	group *group
+	// from is the caller's server ID.
+	from string
 }
 
 func (c *groupConn) Close() error {
@@ -151,24 +176,21 @@ func (l *Listener) welcome(c net.Conn) error {
 		return err
 	}
 	g, err := l.route(h)
-	r := helloReply{Departed: h.Departed}
 	if err == nil && h.Departed > 0 {
 		err = g.depart(h.From, h.Departed)
 	}
-	if err != nil {
-		r = helloReply{Error: err.Error()}
-	}
+	r := g.reply(h, err)
 	if werr := writeFrame(c, r); err == nil {
 		err = werr
 	}
 	if err != nil {
 		return err
 	}
-	if h.Departed > 0 {
+	if h.only() {
 		return c.Close()
 	}
 	c.SetDeadline(time.Time{})
-	return g.take(c)
+	return g.take(c, h.From)
 }
 
 func (l *Listener) route(h hello) (*group, error) {
@@ -181,8 +203,30 @@ func (l *Listener) route(h hello) (*group, error) {
 	return g, g.check(h)
 }
 
+// reply is what the caller is told. g is nil if the cluster is not known.
+func (g *group) reply(h hello, err error) helloReply {
+	r := helloReply{Departed: h.Departed}
+	if err != nil {
+		why := err.Error()
+		r = helloReply{Error: why[:min(len(why), errorMax)]}
+		if refused := (*refusal)(nil); errors.As(err, &refused) {
+			r.Breach = refused.breach
+		}
+	}
+	if g != nil {
+		r.Server = g.id.ServerID
+		if g.who != nil {
+			r.Claim = g.who.claim()
+		}
+	}
+	return r
+}
+
 // check says whether the caller is a voter of this cluster that means this incarnation of us.
 func (g *group) check(h hello) error {
+	if g.who != nil {
+		return g.who.admit(h)
+	}
 	if h.To != g.id.ServerID {
 		return fmt.Errorf("you want %q, this is %q: one of the two was enrolled anew", h.To, g.id.ServerID)
 	}
@@ -200,7 +244,7 @@ func (g *group) check(h hello) error {
 func newGroup(id Identity, owner *Listener, dial func(string, time.Duration) (net.Conn, error), addr func(string) (string, bool)) *group {
 	return &group{
 		id: id, conns: make(chan net.Conn, acceptBacklog), done: make(chan struct{}), owner: owner, dial: dial, addr: addr,
-		departures: make(chan departure), open: map[*groupConn]struct{}{},
+		departures: make(chan departure), open: map[*groupConn]struct{}{}, dialled: map[*dialledConn]struct{}{},
 	}
 }
 
@@ -229,16 +273,16 @@ func (g *group) Accept() (net.Conn, error) {
 func (g *group) Addr() net.Addr { return serverAddr(g.id.ServerID) }
 
 // take queues a connection for Accept.
-func (g *group) take(c net.Conn) error {
+func (g *group) take(c net.Conn, from string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.closed || g.sealed {
 		return net.ErrClosed
 	}
 	if len(g.open) >= maxOpen {
 		return fmt.Errorf("%d connections are open", maxOpen)
 	}
-	gc := &groupConn{c, g}
+	gc := &groupConn{c, g, from}
 	select {
 	case g.conns <- gc:
 		g.open[gc] = struct{}{}
@@ -280,16 +324,34 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 		return nil, err
 	}
 	c.SetDeadline(time.Now().Add(min(timeout, helloTimeout)))
-	r, err := greet(c, hello{Cluster: g.id.ClusterID, From: g.id.ServerID, To: string(server), Promise: g.id.Promise})
-	if err == nil && r.Error != "" {
-		err = fmt.Errorf("%s at %s refuses: %s", server, address, r.Error)
-	}
-	if err != nil {
+	if err := g.introduce(c, string(server), address, hello{}); err != nil {
 		c.Close()
 		return nil, err
 	}
 	c.SetDeadline(time.Time{})
-	return c, nil
+	return g.keep(c, string(server))
+}
+
+// introduce says hello to the server, which was dialled at the address, and judges its answer. Of h, what only the caller knows is set.
+func (g *group) introduce(c net.Conn, server, address string, h hello) error {
+	h.Cluster, h.From, h.To, h.Promise = g.id.ClusterID, g.id.ServerID, server, g.id.Promise
+	if g.who != nil {
+		if err := g.who.mayCall(); err != nil {
+			return err
+		}
+		h.Claim = g.who.claim()
+	}
+	r, err := greet(c, h)
+	if err == nil && r.Error != "" {
+		err = fmt.Errorf("%s at %s refuses: %s", server, address, r.Error)
+		if g.who != nil && r.Server == server {
+			g.who.refusedBy(server, r.Error)
+		}
+	}
+	if g.who != nil && (err == nil || r.Breach != "") {
+		err = errors.Join(err, g.who.met(server, r))
+	}
+	return err
 }
 
 // greet says hello and waits for the answer.

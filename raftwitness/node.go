@@ -57,9 +57,17 @@ type Node struct {
 	// barrierTerm is the term in which this server, as leader, has applied all that came before it.
 	barrierTerm atomic.Uint64
 	leaderCh    chan bool
+	memory      *memory
+	// voided: this voter is void. ready: Raft runs; before, startTerm and startIndex are where its log ends.
+	voided, ready         atomic.Bool
+	startTerm, startIndex uint64
 
-	mu      sync.Mutex // guards waiters
-	waiters map[chan struct{}]struct{}
+	mu         sync.Mutex // guards the fields below
+	waiters    map[chan struct{}]struct{}
+	complained map[string]time.Time // when a refusal was last logged as an error, by server and breach
+	refusals   map[string]refused   // by server
+	called     map[string]time.Time // when a server was last admitted
+	route      map[string]int       // which of a server's addresses is dialled next; see address
 }
 
 const (
@@ -89,8 +97,11 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open Raft directory: %w", err)
 	}
-	n := &Node{cfg: cfg, lease: newLease(cfg.Identity.Promise, cfg.Clock), leaderCh: make(chan bool, 8), waiters: map[chan struct{}]struct{}{}}
-	n.fsm = newFSM(cfg.Log, n.wake)
+	n := &Node{
+		cfg: cfg, lease: newLease(cfg.Identity.Promise, cfg.Clock), leaderCh: make(chan bool, 8),
+		waiters: map[chan struct{}]struct{}{}, complained: map[string]time.Time{}, refusals: map[string]refused{}, called: map[string]time.Time{}, route: map[string]int{},
+	}
+	n.fsm = newFSM(cfg.Log, n.recordChanged)
 	defer func() {
 		if err != nil {
 			n.closeFiles()
@@ -104,7 +115,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, fmt.Errorf("open %s: another process holds it: is a kineshim or raftwitness with this data directory running?", cfg.Dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the Raft log in %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("open the Raft log in %s: %w; if it is damaged, %s", cfg.Dir, err, wiped.remedy(cfg.Identity.self().Member))
 	}
 	return n, n.start()
 }
@@ -116,19 +127,13 @@ func dialTCP(address string, timeout time.Duration) (net.Conn, error) {
 func (n *Node) start() error {
 	id := n.cfg.Identity
 	logger := newLogger(n.cfg.Log)
-	n.group = newGroup(id, n.cfg.Listener, n.cfg.Dial, n.address)
-	if err := n.cfg.Listener.register(n.group); err != nil {
-		return err
-	}
+	n.group = newGroup(id, n.cfg.Listener, n.dial, n.address)
+	n.group.who = n
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.group, MaxPool: connectionPool, MaxRPCsInFlight: 1, Timeout: max(minRPCTimeout, 2*id.Promise), Logger: logger,
 	})
 	n.voter = newVoter(transport, n.lease, id.Promise, n.cfg.Clock)
-	for _, p := range id.Peers {
-		if p.ServerID != id.ServerID {
-			n.voter.impatience.others = append(n.voter.impatience.others, raft.ServerID(p.ServerID))
-		}
-	}
+	n.voter.impatience.others = n.others
 	n.voter.campaigns, n.voter.departures, n.voter.log = id.Role == record.Data, n.group.departures, n.cfg.Log
 
 	c := raft.DefaultConfig()
@@ -147,11 +152,23 @@ func (n *Node) start() error {
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
-	if err := n.remember(c, snaps); err != nil {
+	if err := n.openMemory(c, snaps); err != nil {
 		return err
+	}
+	n.memory.newLife = n.group.drop
+	n.voter.memory, n.voter.isVoid = n.memory, n.replaced
+	if n.memory.void() != nil {
+		n.voided.Store(true)
+		n.group.seal()
 	}
 	if n.fsm.replayTo, err = n.store.LastIndex(); err != nil {
 		return fmt.Errorf("read the Raft log: %w", err)
+	}
+	if err := n.position(snaps); err != nil {
+		return err
+	}
+	if err := n.cfg.Listener.register(n.group); err != nil {
+		return err
 	}
 	n.stable = &patient{StableStore: n.store, log: n.cfg.Log}
 	if n.cfg.disk != nil {
@@ -161,6 +178,28 @@ func (n *Node) start() error {
 		return fmt.Errorf("start Raft: %w", err)
 	}
 	n.voter.raft = raftWithLog{n.raft, n.store}
+	n.ready.Store(true)
+	n.checkSelf()
+	return nil
+}
+
+// position reads where the log ends, for the first hellos.
+func (n *Node) position(snaps raft.SnapshotStore) error {
+	var err error
+	n.startIndex = n.fsm.replayTo
+	if n.startTerm, err = n.store.GetUint64(termKey); errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the Raft log: %w", err)
+	}
+	list, err := snaps.List()
+	if err != nil {
+		return fmt.Errorf("read the snapshots: %w", err)
+	}
+	for _, s := range list {
+		n.startIndex = max(n.startIndex, s.Index)
+	}
 	return nil
 }
 
@@ -172,32 +211,19 @@ func (n *Node) servers() raft.Configuration {
 	return c
 }
 
-// address resolves a server ID.
-func (n *Node) address(serverID string) (string, bool) {
-	for _, p := range n.cfg.Identity.Peers {
-		if p.ServerID != serverID {
-			continue
-		}
-		if n.cfg.Address != nil {
-			if a := n.cfg.Address(p.Name); a != "" {
-				return a, true
-			}
-		}
-		return p.Raft, true
-	}
-	return "", false
-}
-
 // Run serves until ctx ends, then shuts Raft down and closes the log. It returns ErrDisk, with Raft and its log left as they are, if Raft waits for a
 // disk that takes no writes: the process must then end.
 func (n *Node) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Add(2)
+	wg.Add(5)
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { defer wg.Done(); n.voter.run(inner, done) }()
 	go func() { defer wg.Done(); n.lead(inner) }()
+	go func() { defer wg.Done(); n.meetAll(inner) }()
+	go func() { defer wg.Done(); n.align(inner) }()
+	go func() { defer wg.Done(); n.memory.run(inner) }()
 	<-ctx.Done()
 	err := n.shutdown() // Raft first: it may wait for an answer that run passes on
 	close(done)
@@ -347,6 +373,10 @@ type Status struct {
 	CommitIndex uint64
 	// Heard is, on a leader, the time since each other voter last answered in this term; absent if never.
 	Heard map[string]time.Duration
+	// Void says why this voter is void; "": it is not. A void voter leads nothing.
+	Void string
+	// Apart says, by name, of the voters with which no word is exchanged at the moment, why: they are refused, or refuse, or have not joined yet.
+	Apart map[string]string
 	// LeaderHeard is, on a follower, the time since the leader was last heard, or centuries if none was; 0 on a leader.
 	LeaderHeard time.Duration
 }
@@ -355,9 +385,13 @@ type Status struct {
 func (n *Node) Status() Status {
 	term := n.raft.CurrentTerm()
 	s := Status{Term: term, CommitIndex: n.raft.CommitIndex(), Heard: map[string]time.Duration{}}
-	s.Leader = n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term // in this order, as in LeaseLeft
+	if v := n.memory.void(); v != nil {
+		s.Void = v.Why
+	}
+	s.Leader = n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term && s.Void == "" // in this order, as in LeaseLeft
+	s.Apart = n.apart()
 	_, id := n.raft.LeaderWithID()
-	for _, p := range n.cfg.Identity.Peers {
+	for _, p := range n.peers() {
 		if p.ServerID == string(id) {
 			s.LeaderName = p.Name
 		}
@@ -380,7 +414,7 @@ func (n *Node) Status() Status {
 func (n *Node) LeaseLeft() time.Duration {
 	// In this order: terms only go up, so the state that is read between the two is that of a server in this term.
 	term := n.barrierTerm.Load()
-	if term == 0 || n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
+	if term == 0 || n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term || n.voided.Load() {
 		return 0
 	}
 	return n.lease.left(term)
@@ -395,7 +429,7 @@ func (n *Node) Identity() Identity { return n.cfg.Identity }
 // HandOver gives up this leader's lease for good and offers the leadership to the named voter. It returns nil when the voter
 // has been told to campaign; whether it won shows later.
 func (n *Node) HandOver(ctx context.Context, name string) error {
-	p, ok := n.cfg.Identity.PeerByName(name)
+	p, ok := n.peerByName(name)
 	if !ok {
 		return fmt.Errorf("hand over: no voter %q", name)
 	}

@@ -15,8 +15,8 @@ var ErrDisk = errors.New("the disk of the Raft log takes no writes")
 const (
 	// retryStore is how often a write is repeated that the disk does not take.
 	retryStore = 200 * time.Millisecond
-	// complainEvery is how often that is said.
-	complainEvery = 30 * time.Second
+	// stillEvery is how often that is said.
+	stillEvery = 30 * time.Second
 )
 
 // patient is the store in which Raft keeps its term and its vote. A voter whose disk takes no writes, being full or read-only, must not vote, and
@@ -56,7 +56,7 @@ func (p *patient) insist(write func() error) error {
 		if err = write(); err == nil {
 			break
 		}
-		if time.Since(said) >= complainEvery {
+		if time.Since(said) >= stillEvery {
 			said = time.Now()
 			p.log.Error("the disk still takes no writes", "for", time.Since(began).Round(time.Second), "error", err)
 		}

@@ -44,7 +44,11 @@ type voter struct {
 	transfer atomic.Uint64
 
 	// campaigns: this server wants to lead, and does not wait for its timer if it need not. The three fields are set before run begins.
-	campaigns  bool
+	campaigns bool
+	// memory is told what the others are known to have stored; nil: nobody is. Set before run begins.
+	memory *memory
+	// isVoid says of a server that it is no voter any more, so that no lease rests on it; nil: of none. Set before run begins.
+	isVoid     func(server string) bool
 	departures <-chan departure
 	// impatience belongs to run, but for others.
 	impatience impatience
@@ -56,6 +60,7 @@ type raftState interface {
 	State() raft.RaftState
 	CurrentTerm() uint64
 	LastIndex() uint64
+	CommitIndex() uint64
 	lastLogTerm() (uint64, error)
 }
 
@@ -80,10 +85,30 @@ func (v *voter) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.A
 func (v *voter) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	sent := v.now()
 	err := v.NetworkTransport.AppendEntries(id, target, req, resp)
-	if err == nil && resp.Success && resp.Term == req.Term {
+	if err == nil && resp.Success && resp.Term == req.Term && (v.isVoid == nil || !v.isVoid(string(id))) {
 		v.lease.contacted(string(id), req.Term, sent)
+		v.stored(string(id), req)
 	}
 	return err
+}
+
+// stored notes what a follower has stored when it has answered the request with success. A heartbeat names no entry.
+func (v *voter) stored(id string, req *raft.AppendEntriesRequest) {
+	if v.memory == nil || v.raft == nil {
+		return
+	}
+	last := req.PrevLogEntry
+	if n := len(req.Entries); n > 0 {
+		last = req.Entries[n-1].Index
+	}
+	v.memory.saw(id, req.Term, last, v.raft.CommitIndex())
+}
+
+// leads notes what the leader that has sent the request has stored: its term, and all that it calls committed.
+func (v *voter) leads(req *raft.AppendEntriesRequest) {
+	if v.memory != nil {
+		v.memory.saw(string(req.ID), req.Term, req.LeaderCommitIndex, req.LeaderCommitIndex)
+	}
 }
 
 // The two fields that carry the term of a leadership transfer are not otherwise used: TimeoutNow's RPCHeader.Addr, and
@@ -171,6 +196,7 @@ func (v *voter) handle(ctx context.Context, done <-chan struct{}, rpc raft.RPC) 
 	case *raft.AppendEntriesRequest:
 		if req.Term >= v.raft.CurrentTerm() { // before Raft can answer: the leader may count on it from then on
 			v.promised.to(string(req.ID), req.Term)
+			v.leads(req)
 		}
 	case *raft.RequestVoteRequest:
 		if why := v.refuse(req); why != "" {

@@ -25,6 +25,7 @@ type fakeRaft struct {
 func (f *fakeRaft) State() raft.RaftState { f.mu.Lock(); defer f.mu.Unlock(); return f.state }
 func (f *fakeRaft) CurrentTerm() uint64   { f.mu.Lock(); defer f.mu.Unlock(); return f.term }
 func (f *fakeRaft) LastIndex() uint64     { f.mu.Lock(); defer f.mu.Unlock(); return f.last }
+func (f *fakeRaft) CommitIndex() uint64   { return 0 }
 func (f *fakeRaft) lastLogTerm() (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -31,7 +31,7 @@ func (m members) ClusterID() string { return m.n.id.ClusterID }
 // only if it is not on loopback.
 func (m members) Members() []native.Member {
 	var ms []native.Member
-	for _, v := range m.n.id.Members() {
+	for _, v := range m.now() {
 		one := native.Member{ID: number(v.ServerID), Name: v.Name, PeerURLs: []string{"http://" + m.n.cfg.Members[v.Name].Raft}}
 		if v.Name == m.n.cfg.Name && !onlyHere(m.n.cfg.ClientListen) {
 			one.ClientURLs = []string{"http://" + m.n.cfg.ClientListen}
@@ -51,10 +51,21 @@ func onlyHere(hostPort string) bool {
 // Leader is the primary's ID; 0 while the cluster has none.
 func (m members) Leader() uint64 {
 	r, _ := m.n.raft.Record()
-	if p, ok := m.n.id.PeerByName(r.Primary); ok {
+	if p, ok := r.Member(r.Primary); ok {
 		return number(p.ServerID)
 	}
 	return 0
+}
+
+// now are the members as the record names them; before there is a record, as they were at enrolment.
+func (m members) now() []record.Member {
+	if m.n.raft == nil { // it has not been started
+		return m.n.id.Members()
+	}
+	if r, _ := m.n.raft.Record(); r.Initialised() {
+		return r.Members
+	}
+	return m.n.id.Members()
 }
 
 // Raft is that of the cluster record. Data are not in its log.
@@ -66,7 +77,7 @@ func (m members) Raft() (index, applied, term uint64) {
 
 // MoveLeader is shimctl promote for the data node with the ID; see moveLeader.
 func (m members) MoveLeader(ctx context.Context, target uint64) error {
-	for _, v := range m.n.id.Members() {
+	for _, v := range m.now() {
 		if number(v.ServerID) == target && v.Role == record.Data {
 			promote := failover.ControlServer{Agent: m.n.agent}.Promote
 			return moveLeader(ctx, m.n.agent.Route().Done, v.Name, promote)

@@ -120,7 +120,9 @@ func join(cfg config.Node, path string, stdout io.Writer) error {
 	case id.Role != record.Data || len(e.Secrets) == 0:
 		return fmt.Errorf("%s is not for a data node", path)
 	}
-	if old, err := raftwitness.LoadIdentity(cfg.DataDir); err == nil && old.ServerID != id.ServerID {
+	old, err := raftwitness.LoadIdentity(cfg.DataDir)
+	renewed := err == nil && id.Renews(old)
+	if err == nil && old.ServerID != id.ServerID && !renewed {
 		return fmt.Errorf("%s belongs to cluster %s already, as %s; nothing was changed", cfg.DataDir, old.ClusterID, old.ServerID)
 	}
 	if err := saveSecrets(cfg.DataDir, e.Secrets); err != nil {
@@ -130,5 +132,24 @@ func join(cfg config.Node, path string, stdout io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
+	if renewed {
+		fmt.Fprintf(stdout, "%s is void from now on; the data are kept, and used if they fit. Start kineshim, or restart it if it runs.\n", old.ServerID)
+	}
 	return nil
+}
+
+// enrolment makes the enrolment file of a member that was enrolled anew.
+func (n *node) enrolment(r *record.Record, name string) ([]byte, error) {
+	id, err := n.id.Enrol(r, name, func(name string) string { return n.cfg.Members[name].Raft })
+	if err != nil {
+		return nil, err
+	}
+	e := raftwitness.Enrolment{Identity: id}
+	if id.Role == record.Data {
+		if e.Secrets, err = os.ReadFile(filepath.Join(n.cfg.DataDir, secretsFile)); err != nil {
+			return nil, fmt.Errorf("read the cluster's secrets: %w", err)
+		}
+	}
+	b, err := json.MarshalIndent(e, "", "  ")
+	return append(b, '\n'), err
 }

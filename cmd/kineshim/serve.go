@@ -35,8 +35,19 @@ const (
 	peerBackoff = 200 * time.Millisecond
 )
 
-// serve runs the node until ctx ends, then hands over and stops.
+// serve runs the node until ctx ends, then hands over and stops. A node that goes on alone begins anew on the way.
 func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
+	for {
+		err := serveOnce(ctx, cfg, log)
+		if !errors.Is(err, errAgain) || ctx.Err() != nil {
+			return err
+		}
+		log.Warn("starting anew", "after", err)
+	}
+}
+
+// serveOnce runs the node with the identity that is on disk when it starts.
+func serveOnce(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 	id, err := raftwitness.LoadIdentity(cfg.DataDir)
 	if errors.Is(err, raftwitness.ErrNotEnrolled) {
 		return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
@@ -118,12 +129,12 @@ func (n *node) run(ctx context.Context) (err error) {
 	watch := newDeathwatch(n.cfg, n.id, n.log)
 	stopWatch := n.background(watch.Run)
 	defer func() {
-		if err == nil { // after a failure, it tells the others as soon as this process has ended
-			err = stopWatch()
+		if err == nil || errors.Is(err, errAgain) { // after a failure, it tells the others as soon as this process has ended
+			err = errors.Join(err, stopWatch())
 		}
 	}()
 	n.raft, err = raftwitness.Open(raftwitness.Config{
-		Dir: filepath.Join(n.cfg.DataDir, "raft"), Identity: n.id, Listener: listener, Log: n.log,
+		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Listener: listener, Log: n.log,
 		Address: func(name string) string { return n.cfg.Members[name].Raft }, OnLead: watch.Leads,
 	})
 	if err != nil {
@@ -263,6 +274,7 @@ func (n *node) listen() error {
 	control := grpc.NewServer()
 	pb.RegisterControlServer(control, failover.ControlServer{
 		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientListen),
+		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
 	})
 
 	for _, s := range []struct {

@@ -89,10 +89,16 @@ func enrol(cfg config.Witness, path string, stdout io.Writer) error {
 	if id.Name != cfg.Name {
 		return fmt.Errorf("%s is for %q, this witness is %q", path, id.Name, cfg.Name)
 	}
-	if err := id.Save(filepath.Join(cfg.DataDir, id.ClusterID)); err != nil {
+	dir := filepath.Join(cfg.DataDir, id.ClusterID)
+	old, err := raftwitness.LoadIdentity(dir)
+	renewed := err == nil && id.Renews(old)
+	if err := id.Save(dir); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
+	if renewed {
+		fmt.Fprintf(stdout, "%s is void from now on. Start raftwitness, or restart it if it runs.\n", old.ServerID)
+	}
 	return nil
 }
 
@@ -113,21 +119,24 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	var broken []error
 	for dir, id := range ids {
 		glog := log.With("cluster", id.ClusterID)
-		n, err := raftwitness.Open(raftwitness.Config{Dir: dir, Identity: id, Listener: l, Log: glog})
-		if err != nil {
-			cancel(nil)
-			return fmt.Errorf("cluster %s: %w", id.ClusterID, err)
+		n, err := raftwitness.Open(raftwitness.Config{Dir: id.LogDir(dir, dir), Identity: id, Listener: l, Log: glog})
+		if err != nil { // the other clusters do not suffer from it
+			glog.Error("does not vote", "as", id.ServerID, "error", err)
+			broken = append(broken, fmt.Errorf("cluster %s: %w", id.ClusterID, err))
+			continue
 		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			if err := n.Run(ctx); err != nil {
 				cancel(fmt.Errorf("cluster %s: %w", id.ClusterID, err))
 			}
-		}()
+		})
 		glog.Info("votes", "as", id.ServerID, "listen", ln.Addr().String(), "version", version.Version)
+	}
+	if len(broken) == len(ids) {
+		return errors.Join(broken...)
 	}
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

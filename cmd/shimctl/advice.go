@@ -53,6 +53,9 @@ func nodeAdvice(n *proto.NodeStatus) string {
 			n.GetName(), program, program)
 	}
 	s := n.GetState()
+	if s.GetVoid() != "" {
+		return fmt.Sprintf("enrol %s anew, on the primary's machine: shimctl node replace %s", n.GetName(), n.GetName())
+	}
 	switch s.GetRole() {
 	case "failed":
 		return fmt.Sprintf("look into kineshim's log on %s (journalctl -u kineshim)", n.GetName())
@@ -79,7 +82,8 @@ func outageAdvice(st *proto.StatusResponse) []string {
 	}
 	var out []string
 	if st.GetLeader() == "" {
-		out = append(out, "two of the three nodes must run and reach each other; a forced promotion needs that too")
+		out = append(out, "two of the three nodes must run and reach each other; a forced promotion needs that too",
+			"only if both others are lost for good: shimctl serve --alone (shows first what would be lost)")
 	}
 	if len(up) > 0 || len(down) == 0 {
 		return out // what is left is to wait for a failover or a start

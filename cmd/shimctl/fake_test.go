@@ -23,7 +23,11 @@ type control struct {
 	promote func(context.Context, *proto.PromoteRequest) (*proto.PromoteResponse, error)
 	preview func(*proto.PreviewForceRequest) (*proto.PreviewForceResponse, error)
 	paused  func(*proto.SetPausedRequest) error
-	events  []*proto.HistoryEvent
+	replace func(*proto.ReplaceRequest) *proto.ReplaceResponse
+	// previewAlone and serveAlone are set together.
+	previewAlone *proto.PreviewAloneResponse
+	serveAlone   func(*proto.ServeAloneRequest) *proto.ServeAloneResponse
+	events       []*proto.HistoryEvent
 
 	mu       sync.Mutex // guards promoted
 	promoted []*proto.PromoteRequest
@@ -61,6 +65,21 @@ func (c *control) SetPaused(ctx context.Context, r *proto.SetPausedRequest) (*pr
 		return c.UnimplementedControlServer.SetPaused(ctx, r)
 	}
 	return &proto.SetPausedResponse{}, c.paused(r)
+}
+
+func (c *control) Replace(ctx context.Context, r *proto.ReplaceRequest) (*proto.ReplaceResponse, error) {
+	if c.replace == nil {
+		return c.UnimplementedControlServer.Replace(ctx, r)
+	}
+	return c.replace(r), nil
+}
+
+func (c *control) PreviewAlone(context.Context, *proto.PreviewAloneRequest) (*proto.PreviewAloneResponse, error) {
+	return c.previewAlone, nil
+}
+
+func (c *control) ServeAlone(_ context.Context, r *proto.ServeAloneRequest) (*proto.ServeAloneResponse, error) {
+	return c.serveAlone(r), nil
 }
 
 func (c *control) History(context.Context, *proto.HistoryRequest) (*proto.HistoryResponse, error) {

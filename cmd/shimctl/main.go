@@ -125,7 +125,8 @@ Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
 	flags := root.PersistentFlags()
 	flags.StringArrayVar(&a.sockets, "socket", nil, "control socket of a node, a `path`; may be given several times")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long a node may take to answer")
-	root.AddCommand(a.statusCommand(), a.promoteCommand(), a.historyCommand(), a.pauseCommand(), a.resumeCommand(), a.versionCommand(), a.snapshotCommand())
+	root.AddCommand(a.statusCommand(), a.promoteCommand(), a.historyCommand(), a.pauseCommand(), a.resumeCommand(), a.versionCommand(), a.snapshotCommand(),
+		a.witnessCommand(), a.nodeCommand(), a.serveCommand())
 	return root
 }
 

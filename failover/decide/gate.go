@@ -6,6 +6,8 @@ import "fmt"
 func closed(in *Input) string {
 	l, r := &in.Local, in.Record
 	switch {
+	case in.Raft.Void != "":
+		return in.Raft.Void
 	case !r.Initialised():
 		return "the cluster is not initialised"
 	case !in.isPrimary():
@@ -56,6 +58,9 @@ func NotArmed(in *Input) []string {
 		if cond {
 			why = append(why, s)
 		}
+	}
+	if in.Raft.Void != "" {
+		return []string{"this node is out of the cluster: " + in.Raft.Void}
 	}
 	if !r.Initialised() {
 		return []string{"the cluster is not initialised yet"}

@@ -56,6 +56,8 @@ type Raft struct {
 	// Forfeited: as leader, it has offered its leadership and has no lease in this term any more.
 	Forfeited bool
 	LeaseLeft time.Duration
+	// Void says why this voter is none any more: the others know that it was wiped, restored, copied, replaced or given up. "": it is one.
+	Void string
 	// WitnessHeard is, on a leader, the time since the witness answered in this term; Never if it has not. WitnessSilent is the
 	// same, but counts from the beginning of this leadership if it has not.
 	WitnessHeard, WitnessSilent time.Duration
@@ -154,6 +156,8 @@ type Wish struct {
 	Drained bool
 	// Force: promote this node though it may lack writes.
 	Force bool
+	// Replace is the member that is being enrolled anew; "": none. Until that is done, nobody is paired.
+	Replace string
 	// Stopping: this process is about to end.
 	Stopping bool
 }
@@ -201,7 +205,7 @@ func (in *Input) otherIsPrimary() bool {
 
 // serves: PostgreSQL runs read-write as the record's epoch wants it.
 func (in *Input) serves() bool {
-	return in.isPrimary() && in.Local.Role == Primary && in.Local.PromotedEpoch == in.Record.Epoch
+	return in.isPrimary() && in.Local.Role == Primary && in.Local.PromotedEpoch == in.Record.Epoch && in.Raft.Void == ""
 }
 
 // peerFresh: the other node has been heard from lately.

@@ -5,6 +5,18 @@ import "fmt"
 // postgresRules say what to do with the local PostgreSQL.
 var postgresRules = []rule{
 	{
+		// Whatever the others do now, they do without this node: what it holds is kept as it is until it is enrolled anew.
+		name: "void",
+		when: func(in *Input) bool { return in.Raft.Void != "" },
+		do: func(in *Input) Step {
+			if in.Local.Role == Primary || in.Local.Role == Standby {
+				return Step{Action: Stop}
+			}
+			return Step{}
+		},
+		why: func(in *Input) string { return in.Raft.Void },
+	},
+	{
 		name: "fence",
 		when: func(in *Input) bool { return in.Local.Role == Primary && !in.serves() },
 		do:   do(Stop),

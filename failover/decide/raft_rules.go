@@ -77,7 +77,7 @@ var raftRules = []rule{
 		when: func(in *Input) bool {
 			return in.serves() && in.Raft.Leads() && in.Raft.LeaseLeft > 0 && in.Record.Solo() && !in.Pairing && !in.Local.Solo &&
 				in.Local.Proven && in.Local.EpochCommitted && in.Local.Engine && in.standbyEligible() &&
-				in.Raft.WitnessHeard <= witnessFresh && in.Wish.SwitchTo == "" && !in.Wish.Stopping
+				in.Raft.WitnessHeard <= witnessFresh && in.Wish.SwitchTo == "" && in.Wish.Replace == "" && !in.Wish.Stopping
 		},
 		do: func(in *Input) Step {
 			return Step{Action: Propose, Command: record.Command{Kind: record.Pair, Node: in.Other, Timeline: in.Record.Timeline}}
@@ -128,6 +128,8 @@ func (in *Input) primaryReady() bool { return in.Peer.Role == Primary || in.Peer
 func (in *Input) soloBecause() string {
 	l := &in.Local
 	switch {
+	case in.Wish.Replace != "":
+		return "an operator has " + in.Wish.Replace + " enrolled anew"
 	case in.Peer.Leaving && in.peerFresh() && in.Wish.SwitchTo == "":
 		return "the standby is being stopped"
 	case in.peerFresh() && in.Peer.Disk.mayNotGate() != "" && in.Wish.SwitchTo == "":

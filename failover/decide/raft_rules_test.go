@@ -126,8 +126,14 @@ var proposalCases = []ruleCase{
 		},
 	},
 	{
+		rule: "go-solo", name: "a member is enrolled anew", in: pairedPrimary, action: Propose, kind: record.Solo, why: "an operator has w enrolled anew",
+		set: func(in *Input) { in.Wish.Replace = "w" },
+		not: map[string]func(*Input){"none is": func(in *Input) { in.Wish.Replace = "" }},
+	},
+	{
 		rule: "pair", name: "all is proved", in: joiningPrimary, action: Propose, kind: record.Pair, why: "all three are healthy",
 		not: map[string]func(*Input){
+			"a member is being enrolled anew":    func(in *Input) { in.Wish.Replace = "w" },
 			"it is recorded":                     func(in *Input) { setRecord(in, pairedRecord()) },
 			"an attempt's outcome is unknown":    func(in *Input) { in.Pairing = true },
 			"kineshim acknowledges by itself":    func(in *Input) { in.Local.Solo = true },

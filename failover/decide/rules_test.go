@@ -41,7 +41,7 @@ func ruleNamed(t *testing.T, name string) (rule, []rule) {
 
 func allRuleCases() []ruleCase {
 	var all []ruleCase
-	for _, c := range [][]ruleCase{dataRuleCases, roleRuleCases, serveRuleCases, syncRuleCases, proposalCases, leadershipCases} {
+	for _, c := range [][]ruleCase{voidCases, dataRuleCases, roleRuleCases, serveRuleCases, syncRuleCases, proposalCases, leadershipCases} {
 		all = append(all, c...)
 	}
 	return all

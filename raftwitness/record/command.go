@@ -28,6 +28,11 @@ const (
 	Pause Kind = "pause"
 	// Resume ends Pause.
 	Resume Kind = "resume"
+	// Replace gives the member Node a new server ID: another voter takes its place. By: the primary, in solo, on an operator's word.
+	Replace Kind = "replace"
+	// Alone begins a new generation of the cluster, of Node alone: it gives the others up. By: Node, on an operator's word. No majority
+	// agrees to it: the node applies it to the record that it knows and begins a new Raft log with the result.
+	Alone Kind = "alone"
 )
 
 // Command is one change of the record, as it stands in the Raft log.
@@ -47,6 +52,13 @@ type Command struct {
 	// Timeline: of Timeline, the new one; of Pair and Promote, the one that the proposer saw recorded.
 	Timeline  uint32 `json:"timeline,omitempty"`
 	SwitchLSN LSN    `json:"switchLSN,omitempty"`
+
+	// ServerID is, of Replace and Alone, the new server ID of Node; of Pair, the one of the standby that was proved, "" if no voter was
+	// ever enrolled anew.
+	ServerID string `json:"serverID,omitempty"`
+	// OldServerID is, of Replace, the one that the operator saw; Address, if not "", the new voter's host:port of Raft.
+	OldServerID string `json:"oldServerID,omitempty"`
+	Address     string `json:"address,omitempty"`
 
 	// The rest is Init's.
 	ClusterID string   `json:"clusterID,omitempty"`
@@ -131,6 +143,8 @@ var rules = map[Kind]func(*Record, Command) string{
 			return "only the other data node can be paired"
 		case r.Timeline == 0 || c.Timeline != r.Timeline:
 			return "the standby was proved on another timeline"
+		case !r.isVoter(c.Node, c.ServerID):
+			return "the standby that was proved has been replaced"
 		case r.Paired():
 			return "paired already"
 		}
@@ -168,6 +182,8 @@ var rules = map[Kind]func(*Record, Command) string{
 			return "only a data node can be primary"
 		case c.Node == r.Primary:
 			return "the node is the primary already"
+		case !r.isVoter(c.Node, ""):
+			return "the node was given up"
 		}
 		r.begin(c.Node)
 		// The node may never have seen the last timelines, and then begins one whose number is taken: nobody else's data fits
@@ -193,6 +209,9 @@ var rules = map[Kind]func(*Record, Command) string{
 	},
 	Pause:  func(r *Record, c Command) string { return r.setPaused(c, true) },
 	Resume: func(r *Record, c Command) string { return r.setPaused(c, false) },
+
+	Replace: (*Record).replace,
+	Alone:   (*Record).alone,
 }
 
 // begin opens a new epoch, in which nobody but the new primary is sure to hold everything.

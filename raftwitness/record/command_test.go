@@ -72,6 +72,8 @@ func TestEveryCommandOfAnotherEpochIsRefused(t *testing.T) {
 		Force:    {solo(t), Command{By: "b", Node: "b"}},
 		Pause:    {solo(t), Command{By: "a"}},
 		Resume:   {apply(t, solo(t), Command{Kind: Pause, By: "a"}), Command{By: "a"}},
+		Replace:  {solo(t), replaceOf("w", "w-1", "w-2")},
+		Alone:    {paired(t), aloneOf("b", "b-2")},
 	}
 	for kind := range rules {
 		tc, ok := allowed[kind]

@@ -19,13 +19,17 @@ const (
 	Witness Role = "witness"
 )
 
-// Member is one of the three voters, fixed at enrolment.
+// Member is one of the three members. Names and roles are fixed when the cluster is founded.
 type Member struct {
 	// Name is what operators call the node: "a", "shop-1".
 	Name string `json:"name"`
-	// ServerID is the Raft server ID: the name and the incarnation made at enrolment.
+	// ServerID is the Raft server ID: the name and what was made at random at enrolment.
 	ServerID string `json:"serverID"`
 	Role     Role   `json:"role"`
+	// Address is the host:port of Raft that an operator gave when the member was replaced; "": none.
+	Address string `json:"address,omitempty"`
+	// Lost: the member was given up by Alone and has not been replaced since: it is no voter.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // Fork says where a timeline began: epoch Epoch, under primary Primary, is the one writer of timeline Timeline, which left
@@ -56,9 +60,13 @@ const (
 
 // Record is what the three voters agree on. The zero Record is a cluster that nobody has initialised.
 type Record struct {
-	// Incarnation goes up when a voter is enrolled anew.
+	// Incarnation goes up when the voters change, by Replace or Alone.
 	Incarnation uint64 `json:"incarnation"`
-	ClusterID   string `json:"clusterID"`
+	// Generation goes up with Alone, and GenerationID is then the new server ID of the node that went on alone: two histories of one
+	// cluster that parted can be told apart by it. 0 and "" in a cluster that never was given up in part.
+	Generation   uint64 `json:"generation,omitempty"`
+	GenerationID string `json:"generationID,omitempty"`
+	ClusterID    string `json:"clusterID"`
 	// SystemID is PostgreSQL's system identifier (pg_controldata), which all copies of one database share.
 	SystemID uint64 `json:"systemID,string"`
 	// Epoch goes up with every promotion: each epoch has one primary.
@@ -73,6 +81,8 @@ type Record struct {
 	// Paused says that an operator has suspended automatic failover.
 	Paused  bool     `json:"paused"`
 	Members []Member `json:"members"`
+	// Replaced lists server IDs that are void, oldest first.
+	Replaced []Replacement `json:"replaced,omitempty"`
 	// Forks lists the timelines recorded so far, oldest first.
 	Forks []Fork `json:"forks"`
 	// History lists what happened, oldest first.
@@ -117,6 +127,7 @@ func (r *Record) Clone() Record {
 	c := *r
 	c.InSync = slices.Clone(r.InSync)
 	c.Members = slices.Clone(r.Members)
+	c.Replaced = slices.Clone(r.Replaced)
 	c.Forks = slices.Clone(r.Forks)
 	c.History = slices.Clone(r.History)
 	return c
@@ -217,6 +228,9 @@ func (r *Record) CheckInvariants(old *Record) error {
 		return broken("epoch %d began paired", r.Epoch)
 	case r.ClusterID != old.ClusterID || r.SystemID != old.SystemID:
 		return broken("the cluster's identity changed")
+	}
+	if what := r.brokenVoters(old); what != "" {
+		return broken("%s", what)
 	}
 	return nil
 }
