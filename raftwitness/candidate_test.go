@@ -19,6 +19,7 @@ func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
 
 	var mu sync.Mutex
 	var after []time.Duration // when a asked for anything after it had made its promise
+	var asked []any           // what
 	var promised time.Duration
 	seen := func(at time.Duration, rpc raft.RPC) {
 		if _, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
@@ -27,7 +28,7 @@ func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if promised != 0 {
-			after = append(after, at)
+			after, asked = append(after, at), append(asked, rpc.Command)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -41,7 +42,7 @@ func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
 	lease := testPromise * leasePerMille / 1000
 	for term := uint64(50); term < 100; term += 10 { // the election timeout is random
 		mu.Lock()
-		after, promised = nil, 0
+		after, asked, promised = nil, nil, 0
 		mu.Unlock()
 		if resp, err := b.heartbeat(a, term); err != nil || !resp.Success {
 			t.Fatalf("%+v, %v", resp, err)
@@ -63,7 +64,7 @@ func TestCandidateOnAnOfferKeepsItsPromiseToTheWinner(t *testing.T) {
 		eventually(t, "a campaigns again", func() bool { mu.Lock(); defer mu.Unlock(); return len(after) > 0 })
 		mu.Lock()
 		if d := after[0] - sent; d < lease {
-			t.Errorf("%v after it had answered a heartbeat, the voter asked for votes: the leader's lease is %v", d, lease)
+			t.Errorf("%v after it had answered a heartbeat, the voter asked for votes: the leader's lease is %v; the winner's term is %d, it asked %+v", d, lease, term+1, asked[0])
 		}
 		mu.Unlock()
 	}

@@ -63,7 +63,12 @@ type memory struct {
 	// dirty has a value while something waits to be written.
 	dirty chan struct{}
 
-	mu sync.Mutex // guards the fields below, and the file
+	// file is held by who writes the file, and taken before mu: a heartbeat waits for mu, and must not wait for a slow disk.
+	file sync.Mutex
+	// failing: the last write has failed, which is said once. Held with file.
+	failing bool
+
+	mu sync.Mutex // guards the fields below
 	lives
 	// held is the last entry that each server is known to have stored, committed or not yet.
 	held map[string]uint64
@@ -175,6 +180,8 @@ func (m *memory) load() error {
 
 // begin begins a new life. It is durable when begin returns: before anybody hears of it.
 func (m *memory) begin() error {
+	m.file.Lock()
+	defer m.file.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.Life++
@@ -182,9 +189,14 @@ func (m *memory) begin() error {
 	return m.save()
 }
 
-// save writes the file. m.mu is held, or nobody else knows m.
+// save writes the file. Both locks are held, or nobody else knows m.
 func (m *memory) save() error {
 	b, err := json.Marshal(m.lives)
+	return m.put(b, err)
+}
+
+// put writes what was marshalled, unless that failed. m.file is held, or nobody else knows m.
+func (m *memory) put(b []byte, err error) error {
 	if err == nil {
 		err = writeDurably(m.path, append(b, '\n'))
 	}
@@ -203,6 +215,8 @@ func (m *memory) void() *Void {
 
 // setVoid makes this voter void, for good. It reports whether that is news. It holds in this process even if it cannot be written.
 func (m *memory) setVoid(v Void) (news bool, err error) {
+	m.file.Lock()
+	defer m.file.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.Void != nil {
@@ -221,6 +235,8 @@ func (m *memory) of(server string) known {
 
 // accept judges the claim by what is known now and remembers it. What is new of a life is durable when it returns "", nil.
 func (m *memory) accept(server string, c claim) (b breach, why string, err error) {
+	m.file.Lock()
+	defer m.file.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old := m.Others[server]
@@ -303,10 +319,20 @@ func (m *memory) writeIfDirty() {
 }
 
 func (m *memory) write() {
+	m.file.Lock()
+	defer m.file.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.save(); err != nil {
-		m.log.Warn("what is known of the other voters could not be stored", "error", err)
+	b, err := json.Marshal(m.lives)
+	m.mu.Unlock()
+	err = m.put(b, err)
+	if err != nil {
 		m.soon()
 	}
+	switch failing := err != nil; {
+	case failing && !m.failing:
+		m.log.Warn("what is known of the other voters could not be stored: tried again every second", "error", err)
+	case !failing && m.failing:
+		m.log.Info("what is known of the other voters can be stored again")
+	}
+	m.failing = err != nil
 }
