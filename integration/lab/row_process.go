@@ -241,3 +241,8 @@ func (t *Trial) diverged(node string) []string {
 	slices.Sort(out)
 	return out
 }
+
+// keptAnother says whether the node has kept another tail than those. It keeps the newest few, so that their number says nothing.
+func (t *Trial) keptAnother(node string, before []string) bool {
+	return slices.ContainsFunc(t.diverged(node), func(name string) bool { return !slices.Contains(before, name) })
+}

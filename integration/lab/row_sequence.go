@@ -118,7 +118,7 @@ func promotedThenWitnessLost(t *Trial) {
 // forcedWhileCutOff: the operator says that A is gone, but it is not: A, which is solo, serves on until it hears of it. What it acknowledged in that time
 // is lost from the cluster, as the operator was told, and kept aside.
 func forcedWhileCutOff(t *Trial) {
-	before := len(t.diverged(t.A))
+	before := t.diverged(t.A)
 	t.Isolate(t.B)
 	t.solo(t.A)
 	t.Blow("cut off A instead of B", func() error { return t.site.SetCuts(site.Around(t.A, t.B, t.W)...) })
@@ -135,7 +135,7 @@ func forcedWhileCutOff(t *Trial) {
 	})
 	t.OnlyServes(t.B, time.Second)
 	t.Armed()
-	if len(t.diverged(t.A)) <= before {
+	if !t.keptAnother(t.A, before) {
 		t.Failf("A has not kept what only it had")
 	}
 }
@@ -341,7 +341,7 @@ func promotedDies(t *Trial) {
 
 // partitionHeals: A is stopped while its lease still runs, with commits under way, and goes on when B serves and the links are whole again.
 func partitionHeals(t *Trial) {
-	before := len(t.diverged(t.A))
+	before := t.diverged(t.A)
 	t.Isolate(t.A)
 	t.Run(200 * time.Millisecond)
 	t.Blow("freeze kineshim of A, which still believes", func() error { return t.FreezeKineshim(t.A) })
@@ -351,7 +351,7 @@ func partitionHeals(t *Trial) {
 	t.Heal("let it go on", func() error { return t.ThawNode(t.A) })
 	t.OnlyServes(t.B, aWhile)
 	t.Armed()
-	if len(t.diverged(t.A)) <= before {
+	if !t.keptAnother(t.A, before) {
 		t.Failf("A has not kept its tail, which nobody else has")
 	}
 }
