@@ -20,8 +20,8 @@ func sources(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// build takes the binaries from the directory that the environment names, or builds them into dir. With an overlay they are always built.
-func build(ctx context.Context, dir, overlay string) (cluster.Binaries, error) {
+// Build takes the binaries from the directory that the environment names, or builds them into dir. With an overlay they are always built.
+func Build(ctx context.Context, dir, overlay string) (cluster.Binaries, error) {
 	if built := os.Getenv(cluster.BinDirEnv); built != "" && overlay == "" {
 		return cluster.BinariesIn(built)
 	}
