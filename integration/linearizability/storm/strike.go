@@ -94,8 +94,10 @@ func (x *striker) run(burst Burst) error {
 		}
 		i := slices.IndexFunc(x.later, func(e event) bool { return e.at == next.at && e.what == next.what })
 		x.later = slices.Delete(x.later, i, i+1)
-		x.renew()
-		x.tell("%s", next.what)
+		if next.what != "" { // else it goes on with what was told before
+			x.renew()
+			x.tell("%s", next.what)
+		}
 		if err := next.do(); err != nil {
 			return fmt.Errorf("%s: %w", next.what, err)
 		}

@@ -176,19 +176,24 @@ func stopCleanly(x *striker, b Blow) (func() error, error) {
 	if err := syscall.Kill(x.rig.PID(node), syscall.SIGTERM); err != nil {
 		return nil, err
 	}
-	return func() error {
-		select {
-		case <-x.rig.Exited(node):
-		case <-x.ctx.Done():
-			return x.ctx.Err()
-		case <-time.After(time.Until(began.Add(stopsWithin))):
-			x.tell("     %s has not stopped within %s, and is killed", node, stopsWithin)
-		}
-		if err := x.rig.KillNode(node); err != nil { // nothing, if it has stopped
-			return err
-		}
-		return x.release(node)
-	}, nil
+	return func() error { return x.stopped(node, began) }, nil
+}
+
+// stopped starts a node again once it has stopped. Until then it looks again and again between other events: one of them may be what it waits for.
+func (x *striker) stopped(node string, began time.Time) error {
+	if x.rig.Running(node) && time.Since(began) < stopsWithin {
+		x.later = append(x.later, event{at: time.Since(x.began) + lookEvery, do: func() error { return x.stopped(node, began) }})
+		return nil
+	}
+	if x.rig.Running(node) {
+		x.tell("     %s has not stopped within %s, and is killed", node, stopsWithin)
+	} else {
+		x.tell("     %s has stopped", node)
+	}
+	if err := x.rig.KillNode(node); err != nil { // nothing, if all of it has stopped
+		return err
+	}
+	return x.release(node)
 }
 
 // serves waits until the node's gate is open.
