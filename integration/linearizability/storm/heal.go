@@ -12,6 +12,8 @@ import (
 const (
 	// armedWithin is how long a healed cluster may take to be armed again, by itself. A clone is in it.
 	armedWithin = 90 * time.Second
+	// noticedWithin is how long it may take until the cluster notices that something has failed: before, it may seem armed.
+	noticedWithin = 1500 * time.Millisecond
 	// lateWithin is how much longer is waited after that, for the story only: whether it was slow, or stuck.
 	lateWithin = 90 * time.Second
 	// writesWithin is how long an armed cluster may take to answer through each endpoint.
@@ -25,6 +27,7 @@ func (x *striker) heal() (wrong []string, err error) {
 	if err := x.mend(); err != nil {
 		return nil, fmt.Errorf("heal: %w", err)
 	}
+	pause(x.ctx, noticedWithin)
 	began := time.Now()
 	if why := x.armed(armedWithin); why != nil {
 		wrong = append(wrong, fmt.Sprintf("not armed within %s after everything was healed: %v", armedWithin, why))
@@ -34,7 +37,7 @@ func (x *striker) heal() (wrong []string, err error) {
 			return wrong, nil
 		}
 	}
-	x.tell("armed %s after everything was healed", seconds(time.Since(began)))
+	x.tell("armed, %s after everything was healed", seconds(noticedWithin+time.Since(began)))
 	return wrong, nil
 }
 
