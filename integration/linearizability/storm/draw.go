@@ -25,7 +25,7 @@ func Draw(seed, n uint64) Burst {
 	rnd := rand.New(rand.NewPCG(seed, n))
 	var out Burst
 	at := time.Duration(0)
-	for range []int{1, 1, 1, 2, 2, 2, 3, 3, blowsAtMost}[rnd.IntN(9)] {
+	for range []int{1, 1, 2, 2, 2, 3, 3, 3, blowsAtMost}[rnd.IntN(9)] {
 		b := drawBlow(rnd)
 		b.At = at
 		for under(out, b.At) >= atOnce {

@@ -38,24 +38,24 @@ const (
 
 const (
 	short  = 4 * time.Second
-	longer = 9 * time.Second
+	longer = 6 * time.Second
 	// brief is for what only matters while something else happens.
 	brief = 2500 * time.Millisecond
 )
 
 // kinds are all ways to strike.
 var kinds = []kind{
-	{"kill", allHosts, 8, short, killProcess},
-	{"kill-node", dataHosts, 8, short, killNode},
+	{"kill", allHosts, 10, short, killProcess},
+	{"kill-node", dataHosts, 14, short, killNode},
 	{"kill-group", dataHosts, 4, short, killGroup},
-	{"kill-postmaster", dataHosts, 5, 0, killPostmaster},
+	{"kill-postmaster", dataHosts, 8, 0, killPostmaster},
 	{"kill-backend", dataHosts, 4, 0, killBackend},
 	{"kill-walsender", senders, 2, 0, killOf("walsender")},
 	{"kill-walreceiver", receivers, 2, 0, killOf("walreceiver")},
 	{"kill-checkpointer", dataHosts, 2, 0, killOf("checkpointer")},
 	{"kill-deathwatch", dataHosts, 3, 0, killDeathwatch},
-	{"freeze", allHosts, 8, longer, freezeProcess},
-	{"freeze-node", manyHosts, 8, longer, freezeNode},
+	{"freeze", allHosts, 10, longer, freezeProcess},
+	{"freeze-node", manyHosts, 10, longer, freezeNode},
 	{"freeze-postgres", dataHosts, 4, short, freezePostgres},
 	{"freeze-postmaster", dataHosts, 3, longer, freezePostmaster},
 	{"freeze-walsender", senders, 2, short, freezeOf("walsender")},
@@ -63,8 +63,8 @@ var kinds = []kind{
 	{"freeze-checkpointer", dataHosts, 2, longer, freezeOf("checkpointer")},
 	{"freeze-walwriter", senders, 1, short, freezeOf("walwriter")},
 	{"freeze-startup", receivers, 2, short, freezeOf("startup")},
-	{"power-cut", manyHosts, 12, short, powerCut},
-	{"stop", allHosts, 6, short, stopCleanly},
+	{"power-cut", manyHosts, 18, short, powerCut},
+	{"stop", allHosts, 10, short, stopCleanly},
 	{"cut", links, 10, longer, cutLink},
 	{"isolate", sometimesAll, 8, longer, isolate},
 	{"interface-down", allHosts, 3, longer, interfaceDown},
@@ -76,7 +76,7 @@ var kinds = []kind{
 	{"disk-read-only", allHosts, 3, longer, diskReadOnly},
 	{"disk-broken", dataHosts, 3, longer, diskBroken},
 	{"wipe", dataHosts, 3, brief, wipe},
-	{"switchover", onStandby, 12, 0, switchover},
+	{"switchover", onStandby, 28, 0, switchover},
 	{"pause", nil, 2, longer, pauseFailover},
 	{"reload", dataHosts, 2, 0, reloadPostgres},
 }
