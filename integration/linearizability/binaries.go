@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"kineshim.example/linearizability/mutant"
 	"kineshim/integration/cluster"
 )
 
@@ -18,6 +19,15 @@ func sources(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("find the sources: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// Overlay writes a mutant of the product into dir, and returns what Build takes to build it.
+func Overlay(ctx context.Context, m mutant.Mutant, dir string) (string, error) {
+	root, err := sources(ctx)
+	if err != nil {
+		return "", err
+	}
+	return m.Overlay(root, dir)
 }
 
 // Build takes the binaries from the directory that the environment names, or builds them into dir. With an overlay they are always built.
