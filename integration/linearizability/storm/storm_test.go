@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"kineshim.example/linearizability"
+	"kineshim.example/linearizability/mutant"
 	"kineshim/integration/cluster"
 	"kineshim/integration/lab/site"
 )
@@ -25,8 +27,8 @@ const (
 	fixedSeed = 1
 )
 
-// config prepares a run, or skips the test where none can be made.
-func config(t *testing.T) Config {
+// config prepares a run, of a product with a bug if one is given, or skips the test where none can be made.
+func config(t *testing.T, bug ...mutant.Mutant) Config {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a cluster of real processes")
@@ -42,7 +44,13 @@ func config(t *testing.T) Config {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b, err := linearizability.Build(t.Context(), dir, "")
+	overlay := ""
+	for _, m := range bug {
+		if overlay, err = linearizability.Overlay(t.Context(), m, t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := linearizability.Build(t.Context(), dir, overlay)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,3 +157,25 @@ func TestBrokenPromisesAreFound(t *testing.T) {
 		})
 	}
 }
+
+// A product with a bug made on purpose must be found out.
+func TestMutantIsFound(t *testing.T) {
+	if os.Getenv("KINESHIM_LONG") != "1" {
+		t.Skip("KINESHIM_LONG=1 asks for it")
+	}
+	cfg := config(t, mutant.LeaseIgnored)
+	cfg.Plan, cfg.KeepDir = slices.Repeat([]Burst{{{Kind: "freeze-node", Target: primary, For: 3 * time.Second}}}, mutantTries), t.TempDir()
+	summary, err := Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(summary.Wrong) == 0 {
+		t.Errorf("%s: not found", mutant.LeaseIgnored.Bug)
+	}
+	for _, w := range summary.Wrong {
+		t.Logf("found: %s", w)
+	}
+}
+
+// mutantTries is how often the primary is frozen. A client's request must meet the moment at which it goes on.
+const mutantTries = 15
