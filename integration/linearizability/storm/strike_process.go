@@ -1,6 +1,7 @@
 package storm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -65,16 +66,49 @@ func killOf(what string) func(*striker, Blow) (func() error, error) {
 	}
 }
 
-func killDeathwatch(x *striker, b Blow) (func() error, error) {
-	return nil, signalled(x, b, func(node string) error {
-		for _, pid := range x.rig.PIDs(node) {
-			title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if err == nil && strings.HasSuffix(string(title), "\x00deathwatch\x00") {
-				return syscall.Kill(pid, syscall.SIGKILL)
-			}
+// deathwatch is the process that tells the others when kineshim has been killed.
+func (x *striker) deathwatch(node string) (int, error) {
+	for _, pid := range x.rig.PIDs(node) {
+		title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.HasSuffix(string(title), "\x00deathwatch\x00") {
+			return pid, nil
 		}
-		return fmt.Errorf("%s has no deathwatch", node)
+	}
+	return 0, fmt.Errorf("%s has no deathwatch", node)
+}
+
+func (x *striker) signalDeathwatch(signal syscall.Signal) func(string) error {
+	return func(node string) error {
+		pid, err := x.deathwatch(node)
+		if err != nil {
+			return err
+		}
+		return syscall.Kill(pid, signal)
+	}
+}
+
+func killDeathwatch(x *striker, b Blow) (func() error, error) {
+	return nil, signalled(x, b, x.signalDeathwatch(syscall.SIGKILL))
+}
+
+// freezeDeathwatch keeps it from telling anything. It goes on even if it has become an orphan meanwhile, which no method of the cluster would find.
+func freezeDeathwatch(x *striker, b Blow) (func() error, error) {
+	var pid int
+	err := signalled(x, b, func(node string) (err error) {
+		if pid, err = x.deathwatch(node); err != nil {
+			return err
+		}
+		return syscall.Kill(pid, syscall.SIGSTOP)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		return nil
+	}, nil
 }
 
 // reloadPostgres has PostgreSQL read its configuration again, as operators do.
