@@ -78,6 +78,7 @@ func (r *round) run(ctx context.Context) error {
 		return fmt.Errorf("before the burst: %w", err)
 	}
 	defer r.session.Close()
+	defer r.ledger.Abandon() // nothing, if it was checked to its end
 	renewing, stopRenewing := context.WithCancel(ctx)
 	defer stopRenewing()
 	go r.renew(renewing)
@@ -92,13 +93,11 @@ func (r *round) run(ctx context.Context) error {
 	err := x.run(r.burst)
 	if err != nil {
 		x.asked.Wait()
-		r.ledger.Abandon()
 		return err
 	}
 	wrong, err := x.heal()
 	r.wrong = append(r.wrong, wrong...)
 	if err != nil {
-		r.ledger.Abandon()
 		return err
 	}
 	return r.check(ctx)

@@ -179,6 +179,10 @@ func (r *runner) round(ctx context.Context, n int, burst Burst) (wrong []string,
 	<-followed
 	r.revision = o.revision
 	r.sum.Epochs += o.epochs
+	if broken := context.Cause(ctx); broken != nil && !errors.Is(broken, context.DeadlineExceeded) {
+		fmt.Fprintf(out, "burst %d was broken off\n", n)
+		return nil, broken
+	}
 	if len(o.wrong) > 0 || err != nil {
 		r.keep(dir, out, &kept, burst, o.wrong, err)
 		return o.wrong, err

@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, "nemesis:", err)
 	}
-	if err != nil || len(summary.Wrong) > 0 {
+	if err != nil || len(summary.Wrong) > 0 || summary.Bursts == 0 {
 		return 1
 	}
 	return 0
