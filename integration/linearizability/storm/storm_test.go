@@ -99,8 +99,8 @@ func TestSeededStorm(t *testing.T) {
 // Each plan in testdata once found something; what, is said in it and in docs/found.md.
 func TestPlansThatFoundSomething(t *testing.T) {
 	plans, err := filepath.Glob("testdata/*.txt")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(plans) == 0 {
+		t.Fatalf("plans: %v, %v", plans, err)
 	}
 	for _, path := range plans {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {

@@ -93,6 +93,9 @@ func wipe(x *striker, b Blow) (func() error, error) {
 	case x.disks[node] > 0:
 		return nil, skip("the disk of %s is broken already", node)
 	}
+	if s, err := x.rig.Status(x.ctx, node); err != nil || s.GetPrimary() == node && s.GetMode() != "paired" {
+		return nil, skip("%s may be the only one that has all writes", node)
+	}
 	x.keepDown(node)
 	if err := x.rig.KillNode(node); err != nil {
 		return nil, err
