@@ -94,9 +94,10 @@ soak: setup build ## NEMESIS=2h of it, then failover tests many times over (ROUN
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 go -C integration/linearizability test -count=1 -timeout 24h -v $(TESTFLAGS) .
 
 .PHONY: nemesis
-nemesis: setup build ## random failures of a cluster on three hosts, as root: SEED=n, NEMESIS=5m, BURST=n that one of the seed only, PLAN=file instead of a seed; evidence in OUT=/tmp/kineshim-nemesis
+nemesis: setup build ## random failures of a cluster on three hosts, as root: SEED=n, NEMESIS=5m, BURST=n that one of the seed only, PLAN=file instead of a seed, RACE=1 nodes with the race detector; evidence in OUT=/tmp/kineshim-nemesis
+	@$(if $(filter-out 0,$(RACE)),mkdir -p "$(BIN)/race" && CGO_ENABLED=1 go build -race -buildvcs=false -o "$(BIN)/race/" ./cmd/kineshim ./cmd/raftwitness)
 	@CGO_ENABLED=0 go -C integration/linearizability build -trimpath -buildvcs=false -o "$(abspath $(BIN))/" ./cmd/nemesis
-	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/nemesis --for $(or $(NEMESIS),5m) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) $(if $(BURST),--burst $(BURST)) $(if $(PLAN),--plan $(PLAN)) $(NEMESISFLAGS)
+	@KINESHIM_BIN_DIR="$(abspath $(BIN))$(if $(filter-out 0,$(RACE)),/race)" $(BIN)/nemesis --for $(or $(NEMESIS),5m) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) $(if $(BURST),--burst $(BURST)) $(if $(PLAN),--plan $(PLAN)) $(NEMESISFLAGS)
 
 .PHONY: lab
 lab: setup build ## the failure matrix for real, as root: ROW=19 (or 19,53a) for some rows, QUICK=1 for the quick ones; stories and logs in OUT=/tmp/kineshim-lab

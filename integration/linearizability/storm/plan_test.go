@@ -2,7 +2,10 @@ package storm
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -88,4 +91,38 @@ func TestGrowthIsNoticed(t *testing.T) {
 	if _, _, grown := grows[:warmRounds].grown(memorySlack); grown {
 		t.Error("growth before all is warm counts")
 	}
+}
+
+func TestAlarmsInLogsAreFoundOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.log")
+	write := func(text string) {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := newLogs()
+	expect := func(want int) {
+		t.Helper()
+		found, err := l.look([]string{path})
+		if err != nil || len(found) != want {
+			t.Errorf("found %v, %v, not %d", found, err, want)
+		}
+	}
+	write(`{"level":"INFO","msg":"gate closed"}` + "\n" + `{"level":"ERROR","msg":"the disk takes no writes: this voter does not vote until it does"}` + "\n")
+	expect(0)
+	write(`{"level":"ERROR","msg":"command refused"}` + "\nWARNING: DATA RACE\n")
+	expect(2)
+	expect(0)
+	write("panic: no\n" + strings.Repeat("x", logAtMost) + "\n")
+	expect(1)
+	if info, err := os.Stat(path); err != nil || info.Size() != 0 {
+		t.Errorf("a large log is not emptied: %v, %v", info, err)
+	}
+	write("fatal error: concurrent map iteration and map write\n")
+	expect(1)
 }

@@ -66,6 +66,7 @@ type runner struct {
 	Config
 	rig      *lab.Rig
 	meter    *meter
+	logs     *logs
 	revision int64
 	rounds   int // of this rig
 	sum      Summary
@@ -147,7 +148,7 @@ func (r *runner) found(ctx context.Context) error {
 	if r.rig, err = lab.NewRig(ctx, lab.Options{Binaries: r.Binaries}, dataSettings); err != nil {
 		return err
 	}
-	r.meter, r.revision, r.rounds = newMeter(), 0, 0
+	r.meter, r.logs, r.revision, r.rounds = newMeter(), newLogs(), 0, 0
 	return r.rig.WaitArmed(ctx)
 }
 
@@ -179,6 +180,8 @@ func (r *runner) round(ctx context.Context, n int, burst Burst) (wrong []string,
 	<-followed
 	r.revision = o.revision
 	r.sum.Epochs += o.epochs
+	said, unread := r.logs.look(r.rig.Logs())
+	o.wrong, err = append(o.wrong, said...), errors.Join(err, unread)
 	if broken := context.Cause(ctx); broken != nil && !errors.Is(broken, context.DeadlineExceeded) {
 		fmt.Fprintf(out, "burst %d was broken off\n", n)
 		return nil, broken
@@ -188,9 +191,6 @@ func (r *runner) round(ctx context.Context, n int, burst Burst) (wrong []string,
 		return o.wrong, err
 	}
 	size, err := r.meter.sample(r.rig)
-	if err == nil {
-		err = trim(r.rig.Logs())
-	}
 	fmt.Fprintf(out, "burst %d passed; %s\n", n, size)
 	return nil, err
 }

@@ -20,8 +20,6 @@ const (
 	growthAtMost = 1.5
 	memorySlack  = 24 << 20
 	diskSlack    = 96 << 20
-	// logAtMost is how large a node's log may grow before it is emptied. It holds many bursts.
-	logAtMost = 16 << 20
 )
 
 // sizes are samples of one size, one after each burst, in bytes.
@@ -119,20 +117,4 @@ func ignoreGone(err error) error {
 		return nil
 	}
 	return err
-}
-
-// trim empties logs that have grown large. Processes append to them, and go on at the beginning.
-func trim(paths []string) error {
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
-		if info.Size() > logAtMost {
-			if err := os.Truncate(path, 0); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
