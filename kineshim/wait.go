@@ -219,7 +219,7 @@ func (r *room) look() {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var last place
-	var ended, hurried <-chan struct{}
+	var ended <-chan struct{}
 	for {
 		route := e.opt.Router.Route()
 		done := route.Done
@@ -235,10 +235,6 @@ func (r *room) look() {
 		}
 		route = e.opt.Router.Route()
 		now := e.place(route)
-		if !now.open && route.Target != "" && route.Done != hurried {
-			hurried = route.Done
-			e.conns.hurry(route.Target)
-		}
 		if !r.wake(now, now.open && now != last) {
 			return
 		}

@@ -188,7 +188,7 @@ func parseHistory(b []byte) ([]ended, error) {
 	return forks, nil
 }
 
-// checkpointLater runs a checkpoint a while after a promotion, unless the postmaster ends first. Until then pg_control names
+// checkpointLater leaves a crowded segment and runs a checkpoint a while after a promotion, unless the postmaster ends first. Until then pg_control names
 // the old timeline, and pg_rewind (before version 16) would find nothing to rewind on the other node. PostgreSQL's own
 // checkpoint after a promotion takes minutes, by design.
 func (s *Server) checkpointLater(ctx context.Context) {
@@ -199,7 +199,9 @@ func (s *Server) checkpointLater(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	err := s.withLocal(ctx, func(conn *pgconn.PgConn) error { return execute(ctx, conn, `CHECKPOINT`) })
+	err := s.withLocal(ctx, func(conn *pgconn.PgConn) error {
+		return errors.Join(s.leaveCrowdedSegment(ctx, conn), execute(ctx, conn, `CHECKPOINT`))
+	})
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("checkpoint after promotion", "err", err)
 	}

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -128,15 +130,22 @@ func (r *rig) build(ctx context.Context, o Options, change changeOptions) error 
 		return err
 	}
 	for _, node := range cluster.DataNodes {
-		from := grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return r.site.Dial(ctx, node, address) })
-		if r.clients[node], err = ledger.DialAll([]string{r.ClientURL(node)}, from); err != nil {
+		if r.clients[node], err = ledger.DialAll([]string{r.ClientURL(node)}, r.from(node)); err != nil {
 			return err
 		}
 	}
 	return r.StartAll(ctx)
 }
 
-// endpoint is the store as k3s on the node's host reaches it.
+// from makes connections from a host.
+func (r *rig) from(host string) grpc.DialOption {
+	return grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return r.site.Dial(ctx, host, address) })
+}
+
+// endpoints are the names under which the store is reached, in a stable order.
+func (r *rig) endpoints() []string { return slices.Sorted(maps.Keys(r.clients)) }
+
+// endpoint is the store as k3s on the node's host reaches it, or a client of the virtual address.
 func (r *rig) endpoint(node string) ledger.Endpoint {
 	return ledger.Endpoint{Name: node, Store: ledger.Etcd{Client: r.clients[node]}}
 }

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -11,7 +10,7 @@ import (
 	"kineshim/integration/ledger"
 )
 
-// The load of every row: half of the workers ask on one data node's host, half on the other's, as the k3s there do.
+// The load of every row: the workers are spread over the endpoints; those that ask a data node do so on its host, as the k3s there does.
 const (
 	loadWorkers = 6
 	loadThink   = 15 * time.Millisecond
@@ -44,7 +43,7 @@ type watched struct {
 
 // startLoad begins a load. The caller ends it with end, or with abandon.
 func (r *rig) startLoad(ctx context.Context, number int, primary string) (*load, error) {
-	rec, err := ledger.NewRecorder(filepath.Join(r.logDir, fmt.Sprintf("ledger-%03d.jsonl", number)))
+	rec, err := ledger.NewRecorder(r.ledgerPath(number))
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +59,7 @@ func (r *rig) startLoad(ctx context.Context, number int, primary string) (*load,
 	var run context.Context
 	run, l.stop = context.WithCancel(context.Background())
 	work := ledger.Load{Recorder: rec, Prefix: l.prefix, Workers: loadWorkers, Duration: loadAtMost, Think: loadThink, Seed: uint64(number)}
-	for _, node := range cluster.DataNodes {
+	for _, node := range r.endpoints() {
 		work.Endpoints = append(work.Endpoints, r.endpoint(node))
 		work.Renewers = append(work.Renewers, r.endpoint(node))
 		l.watch(node)

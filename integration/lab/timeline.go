@@ -32,6 +32,8 @@ type sight struct {
 // timeline is the story of one row. It is safe for concurrent use.
 type timeline struct {
 	began time.Time
+	// live, if not nil, is told each event at once; none is kept then.
+	live io.Writer
 
 	mu     sync.Mutex // guards what follows
 	events []event
@@ -52,7 +54,16 @@ func newTimeline() *timeline {
 func (l *timeline) note(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.events = append(l.events, event{time.Now(), fmt.Sprintf(format, args...)})
+	l.add(time.Now(), fmt.Sprintf(format, args...))
+}
+
+// add takes in an event. l.mu is held.
+func (l *timeline) add(at time.Time, text string) {
+	if l.live != nil {
+		fmt.Fprintf(l.live, "%9.2f | %s\n", at.Sub(l.began).Seconds(), text)
+		return
+	}
+	l.events = append(l.events, event{at, text})
 }
 
 // sample asks a node again and again until ctx ends, and notes what changes.
@@ -88,7 +99,10 @@ func (l *timeline) saw(node string, s *proto.StatusResponse, err error) {
 	now := time.Now()
 	if words != l.last[node] {
 		l.last[node] = words
-		l.events = append(l.events, event{now, node + ": " + words})
+		l.add(now, node+": "+words)
+	}
+	if l.live != nil {
+		return
 	}
 	x := sight{at: now, epoch: l.epoch, mode: l.mode}
 	for _, n := range cluster.DataNodes {

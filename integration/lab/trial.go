@@ -212,30 +212,33 @@ func (t *Trial) PowerOff(hosts ...string) {
 	t.Blow("power off: "+strings.Join(hosts, ", "), func() error {
 		for _, h := range hosts {
 			t.off[h] = true
-			if err := t.site.SetPort(h, false); err != nil {
-				return err
-			}
-			if err := t.site.Disk(h).Break(); err != nil {
-				return err
-			}
 		}
-		for _, h := range hosts {
-			if err := t.KillNode(h); err != nil {
-				return err
-			}
-		}
-		return nil
+		return t.powerOff(hosts...)
 	})
+}
+
+func (r *rig) powerOff(hosts ...string) error {
+	for _, h := range hosts {
+		if err := r.site.SetPort(h, false); err != nil {
+			return err
+		}
+		if err := r.site.Disk(h).Break(); err != nil {
+			return err
+		}
+	}
+	for _, h := range hosts {
+		if err := r.KillNode(h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PowerOn gives it back, and the node is started as at boot.
 func (t *Trial) PowerOn(hosts ...string) {
 	t.Heal("power on: "+strings.Join(hosts, ", "), func() error {
 		for _, h := range hosts {
-			if err := t.site.Disk(h).Remount(); err != nil {
-				return err
-			}
-			if err := t.site.SetPort(h, true); err != nil {
+			if err := t.powerOn(h); err != nil {
 				return err
 			}
 			delete(t.off, h)
@@ -245,6 +248,13 @@ func (t *Trial) PowerOn(hosts ...string) {
 		}
 		return nil
 	})
+}
+
+func (r *rig) powerOn(host string) error {
+	if err := r.site.Disk(host).Remount(); err != nil {
+		return err
+	}
+	return r.site.SetPort(host, true)
 }
 
 // Others are the two nodes that are not that one.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"kineshim.example/linearizability/mutant"
 	"kineshim/integration/cluster"
 )
 
@@ -20,8 +21,17 @@ func sources(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// build takes the binaries from the directory that the environment names, or builds them into dir. With an overlay they are always built.
-func build(ctx context.Context, dir, overlay string) (cluster.Binaries, error) {
+// Overlay writes a mutant of the product into dir, and returns what Build takes to build it.
+func Overlay(ctx context.Context, m mutant.Mutant, dir string) (string, error) {
+	root, err := sources(ctx)
+	if err != nil {
+		return "", err
+	}
+	return m.Overlay(root, dir)
+}
+
+// Build takes the binaries from the directory that the environment names, or builds them into dir. With an overlay they are always built.
+func Build(ctx context.Context, dir, overlay string) (cluster.Binaries, error) {
 	if built := os.Getenv(cluster.BinDirEnv); built != "" && overlay == "" {
 		return cluster.BinariesIn(built)
 	}

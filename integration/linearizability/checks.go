@@ -8,7 +8,7 @@ import (
 )
 
 // checkRequests checks what clients were answered.
-func (t *trial) checkRequests(events []history.Event) error {
+func (t *Session) checkRequests(events []history.Event) error {
 	t.found = append(t.found, t.rec.Odds()...)
 	ops := t.rec.Ops()
 	t.Log("%s", summary(ops, events))
@@ -18,7 +18,7 @@ func (t *trial) checkRequests(events []history.Event) error {
 }
 
 // checkWatches checks what the watches were shown.
-func (t *trial) checkWatches(timeline *history.Timeline, through int64) {
+func (t *Session) checkWatches(timeline *history.Timeline, through int64) {
 	watches, opened, bookmarks, events := 0, 0, 0, 0
 	for _, s := range t.streams {
 		times, marks := s.Opened()

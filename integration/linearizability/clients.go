@@ -33,8 +33,8 @@ func Crowd() []workload.Habits {
 
 func (t *trial) address(node string) string { return fmt.Sprintf("127.0.0.1:%d", t.c.ClientPort(node)) }
 
-func (t *trial) dial(node string) (*grpc.ClientConn, error) {
-	conn, err := workload.Dial(t.address(node))
+func (t *Session) dial(node string) (*grpc.ClientConn, error) {
+	conn, err := t.Dial(node)
 	if err == nil {
 		t.conns = append(t.conns, conn)
 	}
@@ -42,7 +42,7 @@ func (t *trial) dial(node string) (*grpc.ClientConn, error) {
 }
 
 // conn is a connection to the node that clients and streams do not use.
-func (t *trial) conn(node string) (*grpc.ClientConn, error) {
+func (t *Session) conn(node string) (*grpc.ClientConn, error) {
 	if conn := t.nodes[node]; conn != nil {
 		return conn, nil
 	}
@@ -51,7 +51,7 @@ func (t *trial) conn(node string) (*grpc.ClientConn, error) {
 	return conn, err
 }
 
-func (t *trial) mark(ctx context.Context, node string) (int64, error) {
+func (t *Session) mark(ctx context.Context, node string) (int64, error) {
 	conn, err := t.conn(node)
 	if err != nil {
 		return 0, err
@@ -60,15 +60,12 @@ func (t *trial) mark(ctx context.Context, node string) (int64, error) {
 }
 
 // random are the choices of one of the trial's parts.
-func (t *trial) random(of uint64) *rand.Rand { return rand.New(rand.NewPCG(t.Seed, of)) }
+func (t *Session) random(of uint64) *rand.Rand { return rand.New(rand.NewPCG(t.Seed, of)) }
 
-func (t *trial) makeClients() error {
-	if t.Crowd == nil {
-		t.Crowd = Crowd()
-	}
+func (t *Session) makeClients() error {
 	for i, habits := range t.Crowd {
 		kvs := map[string]pb.KVClient{}
-		for _, node := range cluster.DataNodes {
+		for _, node := range habits.Nodes {
 			conn, err := t.dial(node)
 			if err != nil {
 				return err
@@ -81,7 +78,7 @@ func (t *trial) makeClients() error {
 }
 
 // makeStreams makes two streams on each node: one with watches of all kinds that asks for progress, and one that only watches.
-func (t *trial) makeStreams() error {
+func (t *Session) makeStreams() error {
 	for _, node := range cluster.DataNodes {
 		for _, asks := range []bool{true, false} {
 			conn, err := t.dial(node)

@@ -14,6 +14,15 @@ import (
 
 // keepEvidence leaves the requests, the logs and what was found where somebody can look at it.
 func (t *trial) keepEvidence(result Result) {
+	err := t.session.Keep(result.Violations)
+	for _, node := range cluster.Nodes {
+		err = errors.Join(err, copyFile(filepath.Join(t.Out, node+".log"), t.c.LogPath(node)))
+	}
+	t.Log("requests, logs and pictures are kept in %s (%v)", t.Out, err)
+}
+
+// Keep leaves the requests, and what was found, in the session's directory.
+func (t *Session) Keep(found []history.Violation) error {
 	err := os.MkdirAll(t.Out, 0o755)
 	write := func(name string, lines func(enc *json.Encoder) error) {
 		f, e := os.Create(filepath.Join(t.Out, name))
@@ -22,16 +31,13 @@ func (t *trial) keepEvidence(result Result) {
 		}
 		err = errors.Join(err, e)
 	}
-	write("violations.jsonl", func(enc *json.Encoder) error { return each(enc, result.Violations) })
+	write("violations.jsonl", func(enc *json.Encoder) error { return each(enc, found) })
 	write("requests.jsonl", func(enc *json.Encoder) error {
 		ops := slices.Clone(t.rec.Ops())
 		slices.SortFunc(ops, func(a, b history.Op) int { return int(min(max(a.Call-b.Call, -1), 1)) })
 		return each(enc, ops)
 	})
-	for _, node := range cluster.Nodes {
-		err = errors.Join(err, copyFile(filepath.Join(t.Out, node+".log"), t.c.LogPath(node)))
-	}
-	t.Log("requests, logs and pictures are kept in %s (%v)", t.Out, err)
+	return err
 }
 
 func each[T any](enc *json.Encoder, all []T) error {

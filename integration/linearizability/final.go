@@ -15,7 +15,7 @@ import (
 
 // timeline reads the store's whole history through each node, checks that both give the same, and that old revisions can be watched and
 // read. through is the last revision.
-func (t *trial) timeline(ctx context.Context) (*history.Timeline, int64, error) {
+func (t *Session) timeline(ctx context.Context) (*history.Timeline, int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, readWithin)
 	defer cancel()
 	through := int64(0)
@@ -43,7 +43,7 @@ func (t *trial) timeline(ctx context.Context) (*history.Timeline, int64, error) 
 	return timeline, through, nil
 }
 
-func (t *trial) replay(ctx context.Context, node string, from, through int64) (*watched.Watch, error) {
+func (t *Session) replay(ctx context.Context, node string, from, through int64) (*watched.Watch, error) {
 	conn, err := t.conn(node)
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (t *trial) replay(ctx context.Context, node string, from, through int64) (*
 }
 
 // readOld watches and reads old revisions through a node.
-func (t *trial) readOld(ctx context.Context, node string, timeline *history.Timeline, rnd *rand.Rand) error {
+func (t *Session) readOld(ctx context.Context, node string, timeline *history.Timeline, rnd *rand.Rand) error {
 	through := timeline.Last()
 	for range replays {
 		w, err := t.replay(ctx, node, t.from+rnd.Int64N(through-t.from+1), through)
@@ -80,7 +80,7 @@ func (t *trial) readOld(ctx context.Context, node string, timeline *history.Time
 }
 
 // compare compares the state of all keys with what it should be.
-func (t *trial) compare(what string, have, want map[string]history.KV) {
+func (t *Session) compare(what string, have, want map[string]history.KV) {
 	for key, kv := range want {
 		if have[key] != kv {
 			t.violate(history.WrongState, "%s: %s is %v, not %v", what, key, have[key], kv)
@@ -93,8 +93,8 @@ func (t *trial) compare(what string, have, want map[string]history.KV) {
 }
 
 // withoutTimeline makes the best of a cluster whose history cannot be read: if it had not stopped before, that is a finding.
-func (t *trial) withoutTimeline(stopped, err error) {
-	if stopped == nil {
+func (t *Session) withoutTimeline(recovered bool, err error) {
+	if recovered {
 		t.violate(history.BrokenTimeline, "the history could not be read at the end: %v", err)
 	}
 	t.found = append(t.found, t.rec.Odds()...)

@@ -89,11 +89,7 @@ func TestMutantsAreFound(t *testing.T) {
 }
 
 func (h hunt) run(t *testing.T) {
-	root, err := sources(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay, err := h.mutant.Overlay(root, t.TempDir())
+	overlay, err := Overlay(t.Context(), h.mutant, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,7 +68,7 @@ func binaries(t *testing.T, overlay string) cluster.Binaries {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b, err := build(t.Context(), dir, overlay)
+	b, err := Build(t.Context(), dir, overlay)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,8 +61,17 @@ func (d *Disk) Mount() error {
 
 // Unmount unmounts it; nothing may use it. The loop device goes with it.
 func (d *Disk) Unmount() error {
-	_, err := command("umount", d.Path)
-	return err
+	return unmount(d.Path)
+}
+
+// unmount tries again while something holds the file system: a killed process may be a zombie, and so seem gone, while the last of its threads still closes files.
+func unmount(path string) error {
+	for end := time.Now().Add(detachWithin); ; time.Sleep(20 * time.Millisecond) {
+		out, err := command("umount", path)
+		if err == nil || !strings.Contains(out, "busy") || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // Repair makes a broken file system usable again, as an operator does after having stopped all that used it.

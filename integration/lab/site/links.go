@@ -17,6 +17,8 @@ type Cut struct {
 	Port int
 	// BytesPerSecond, if not 0, is what still gets through.
 	BytesPerSecond int
+	// Percent, if not 0, is how many of 100 packets are dropped, at random. 0: all.
+	Percent int
 }
 
 func (c Cut) rule() string {
@@ -26,6 +28,9 @@ func (c Cut) rule() string {
 	}
 	if c.BytesPerSecond != 0 {
 		r += fmt.Sprintf("limit rate over %d kbytes/second ", max(1, c.BytesPerSecond>>10))
+	}
+	if c.Percent != 0 {
+		r += fmt.Sprintf("numgen random mod 100 < %d ", c.Percent)
 	}
 	return r + "drop"
 }

@@ -168,7 +168,21 @@ func TestLinksAreCutAndHealed(t *testing.T) {
 	if arrives("a") || !arrives("w") {
 		t.Error("the one-way cut is not one")
 	}
+
+	must(s.SetCuts(Cut{From: "a", To: "b", Percent: 30}))
+	got := 0
+	for range lossTries {
+		if arrives("a") {
+			got++
+		}
+	}
+	if got < lossTries/2 || got > lossTries*9/10 { // 0.7 of them, and four standard deviations
+		t.Errorf("of %d packets %d arrived, though 30 of 100 are dropped", lossTries, got)
+	}
 }
+
+// lossTries is how many packets are sent over a link that loses some of them.
+const lossTries = 80
 
 func TestDisksAreFilledAndBroken(t *testing.T) {
 	s := newSite(t, "a")

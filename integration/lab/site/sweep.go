@@ -77,8 +77,7 @@ func remove(name string) error {
 	}
 	var errs []error
 	for _, m := range mountsOf(name) {
-		_, err := command("umount", m)
-		errs = append(errs, err)
+		errs = append(errs, unmount(m))
 	}
 	for _, ns := range namespacesOf(name) {
 		_, err := command("ip", "netns", "del", ns)

@@ -8,7 +8,7 @@ var (
 		Bug:  "a primary answers although it has not heard from a majority for longer than its lease",
 		Replacements: []Replacement{{
 			File: "failover/gate.go",
-			Old:  "	case g.store.LeaseLeft() > 0:\n		return nil\n",
+			Old:  "	case g.right.LeaseLeft() > 0:\n		return nil\n",
 			New:  "	case true:\n		return nil\n",
 		}},
 	}
