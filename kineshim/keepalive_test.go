@@ -113,7 +113,7 @@ func TestAKeepAliveThatIsNotAnsweredEndsTheStream(t *testing.T) {
 			begun := time.Now()
 			sendKeepAlive(t, s, 2)
 			_, err := s.Recv()
-			wantCode(t, err, codes.Unavailable, "waited 3")
+			wantCode(t, err, codes.Unavailable, "waited ")
 			if took := time.Since(begun); took < 250*time.Millisecond || took > 3*time.Second {
 				t.Errorf("ended after %v", took)
 			}

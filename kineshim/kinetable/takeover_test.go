@@ -230,9 +230,20 @@ func TestSecondTakeOverWritesNothing(t *testing.T) {
 	first := take(t, pg, database)
 	first.end(t, admin)
 	const next = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
-	before := one[string](t, admin, next)
-	second := take(t, pg, database)
-	equal(t, "the next transaction ID", one[string](t, admin, next), before)
+	// PostgreSQL's own processes take transaction IDs too, now and then. What a take-over writes, it writes each time.
+	var second *taken
+	for range 5 {
+		before := one[string](t, admin, next)
+		second = take(t, pg, database)
+		if one[string](t, admin, next) == before {
+			break
+		}
+		second.end(t, admin)
+		second = nil
+	}
+	if second == nil {
+		t.Fatal("each of five take-overs took a transaction ID")
+	}
 	equal(t, "shape", second.shape, first.shape)
 	equal(t, "log", second.log.lines("changed"), nil)
 }
