@@ -58,6 +58,7 @@ type round struct {
 
 	ledger  *lab.Ledger
 	session *linearizability.Session
+	vip     *vipWatch
 	// from is the epoch at its beginning.
 	from  uint64
 	wrong []string
@@ -79,6 +80,8 @@ func (r *round) run(ctx context.Context) error {
 	}
 	defer r.session.Close()
 	defer r.ledger.Abandon() // nothing, if it was checked to its end
+	r.vip = watchVIP(r.rig)
+	defer r.vip.stop()
 	renewing, stopRenewing := context.WithCancel(ctx)
 	defer stopRenewing()
 	go r.renew(renewing)
@@ -236,13 +239,16 @@ const (
 // foundAtMost bounds what is told of two primaries: one pair would else be told for each time they are asked.
 const foundAtMost = 5
 
-// gates checks that there never were two primaries, and that the role did not flap.
+// gates checks that there never were two primaries, that the virtual address was where the gate was open, and that the role did not flap.
 func (r *round) gates(ctx context.Context) {
 	found, seen := r.ledger.Gates()
 	for i, f := range found {
 		if i < foundAtMost {
 			r.failf("two primaries: %s", f)
 		}
+	}
+	for _, f := range r.vip.stop() {
+		r.failf("%s", f)
 	}
 	now, err := r.epoch(ctx)
 	if err != nil {
