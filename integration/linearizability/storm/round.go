@@ -30,8 +30,8 @@ const (
 	think    = 25 * time.Millisecond
 )
 
-// crowd are the clients: on each node one that waits long, as API servers do, and an impatient one; one that asks both; and some that ask the virtual address from a machine of
-// their own.
+// crowd are the clients: on each node one that waits long, as API servers do, and an impatient one; one that asks both; and some that ask the virtual
+// address from a machine of their own.
 func crowd() []workload.Habits {
 	var out []workload.Habits
 	for _, node := range cluster.DataNodes {
@@ -205,12 +205,12 @@ func (r *round) check(ctx context.Context) error {
 	return errors.Join(r.ledger.Forget(), r.clean(ctx))
 }
 
-// onePauseAtMost bounds the time without an acknowledged write, on any node, while one thing is broken and the machine's cores are shared with others. Most failures take
-// a second; a PostgreSQL that hangs is found by a probe after three.
+// onePauseAtMost bounds the time without an acknowledged write, on any node, while one thing is broken and the machine's cores are shared with others.
+// Most failures take a second; a PostgreSQL that hangs is found by a probe after three.
 const onePauseAtMost = 15 * time.Second
 
-// pauseAtMost is how long nobody may be answered in a burst; 0: for as long as it lasts, because the failure matrix allows it for two failures at once, for those of all hosts, and
-// for links that come and go.
+// pauseAtMost is how long nobody may be answered in a burst; 0: for as long as it lasts, because the failure matrix allows it for two failures at once,
+// for those of all hosts, and for links that come and go.
 func pauseAtMost(b Burst) time.Duration {
 	if len(b) != 1 || b[0].Target == everything || b[0].Target == bothData || b[0].Kind == "flap" || b[0].Kind == "lose-packets" {
 		return 0

@@ -50,7 +50,8 @@ func (s Summary) String() string {
 	if s.Took > 0 {
 		perHour = float64(s.Epochs) / s.Took.Hours()
 	}
-	return fmt.Sprintf("%d bursts with %d blows in %s: %d failovers and switchovers (%.0f an hour), %d failures", s.Bursts, s.Blows, s.Took.Round(time.Second), s.Epochs, perHour, len(s.Wrong))
+	return fmt.Sprintf("%d bursts with %d blows in %s: %d failovers and switchovers (%.0f an hour), %d failures",
+		s.Bursts, s.Blows, s.Took.Round(time.Second), s.Epochs, perHour, len(s.Wrong))
 }
 
 const (
