@@ -55,3 +55,53 @@ func TestAForgottenHistoryCountsAsForced(t *testing.T) {
 		t.Error("nothing was forced in epoch 2")
 	}
 }
+
+// A process that has just started has no copy. What the history has forgotten does not matter to it if the cluster has paired since.
+func TestAForgottenHistoryDoesNotCountAsForcedOnceTheClusterHasPaired(t *testing.T) {
+	apply := func(r *record.Record, commands ...record.Command) *record.Record {
+		t.Helper()
+		for _, c := range commands {
+			c.Epoch = r.Epoch
+			next, err := r.Apply(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r = &next
+		}
+		return r
+	}
+	pair, solo := record.Command{Kind: record.Pair, By: "b", Node: "a", Timeline: 3}, record.Command{Kind: record.Solo, By: "b"}
+	r := failedOver() // epoch 2, in which nobody has paired
+	if epoch := lastServed(r); epoch != 1 {
+		t.Errorf("epoch %d counts as served, not the one that was left", epoch)
+	}
+	if epoch := lastServed(&record.Record{}); epoch != 0 {
+		t.Errorf("nobody has paired, and epoch %d counts as served", epoch)
+	}
+	for range 300 {
+		r = apply(r, pair, solo)
+	}
+	if r.History[0].Kind == record.Init {
+		t.Fatal("the history still has its beginning, so that nothing is tried")
+	}
+	if forcedSince(r, lastServed(r)) {
+		t.Error("nothing was forced, and the primary's next start counts as forced")
+	}
+	again := apply(r, record.Command{Kind: record.Promote, By: "b", Node: "b", Timeline: 3}) // the primary was restarted
+	if forcedSince(again, lastServed(again)) {
+		t.Error("a restart counts as forced")
+	}
+	forced := apply(r, record.Command{Kind: record.Force, By: "a", Node: "a"})
+	if !forcedSince(forced, lastServed(forced)) {
+		t.Error("a forced promotion does not count as one")
+	}
+	// The forced primary was restarted before it was known to serve.
+	restarted := apply(forced, record.Command{Kind: record.Timeline, By: "a", Timeline: 4, SwitchLSN: 300}, record.Command{Kind: record.Promote, By: "a", Node: "a", Timeline: 4})
+	if !forcedSince(restarted, lastServed(restarted)) {
+		t.Error("a restart after a forced promotion does not count as forced")
+	}
+	paired := apply(restarted, record.Command{Kind: record.Timeline, By: "a", Timeline: 5, SwitchLSN: 400}, record.Command{Kind: record.Pair, By: "a", Node: "b", Timeline: 5})
+	if forcedSince(paired, lastServed(paired)) {
+		t.Error("the cluster has paired since the forced promotion, and it still counts")
+	}
+}

@@ -278,7 +278,11 @@ func (a *Agent) commitEpoch(ctx context.Context) error {
 func (a *Agent) startEngine(ctx context.Context) error {
 	rec, _ := a.store.Record()
 	a.mu.Lock()
-	s := Session{Epoch: a.local.promotedEpoch, Generation: a.local.generation, Forced: forcedSince(rec, a.local.copyEpoch)}
+	from := a.local.copyEpoch
+	if from == 0 { // this process has no copy
+		from = lastServed(rec)
+	}
+	s := Session{Epoch: a.local.promotedEpoch, Generation: a.local.generation, Forced: forcedSince(rec, from)}
 	a.mu.Unlock()
 	if err := a.cfg.Engine.StartEngine(ctx, s); err != nil {
 		return err

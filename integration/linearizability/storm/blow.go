@@ -13,8 +13,8 @@ type Blow struct {
 	At time.Duration
 	// Kind is one of the kinds' names.
 	Kind string
-	// Target is a host or what the kind takes instead: a, b, w, or a role: primary, standby, witness; a link, as in primary-standby or, for one direction, primary>standby; all; data, which
-	// are both data nodes. Empty for kinds that need none.
+	// Target is a host or what the kind takes instead: a, b, w, or a role: primary, standby, witness; a link, as in primary-standby or, for one direction,
+	// primary>standby; all; data, which are both data nodes. Empty for kinds that need none.
 	Target string
 	// For is how long it lasts. 0: it is not undone, or there is nothing to undo.
 	For time.Duration

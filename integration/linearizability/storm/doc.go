@@ -1,6 +1,6 @@
-// Package storm makes a cluster on three hosts of network namespaces fail again and again, in ways and at moments drawn from a seed, up to two at a time, under the ledger's load
-// and the requests and watches of package linearizability, on both data nodes and through a virtual address. After each burst of blows everything is healed,
-// the cluster must become armed again by itself, and everything that clients were told is checked.
+// Package storm makes a cluster on three hosts of network namespaces fail again and again, in ways and at moments drawn from a seed, up to two at a
+// time, under the ledger's load and the requests and watches of package linearizability, on both data nodes and through a virtual address. After each
+// burst of blows everything is healed, the cluster must become armed again by itself, and everything that clients were told is checked.
 //
 // A plan is text: a line for each burst, its blows separated by semicolons, each with the time of the burst at which it strikes, what it does, to whom, and after how
 // long it is undone:

@@ -29,7 +29,9 @@ func (x *striker) heal() (wrong []string, err error) {
 	}
 	pause(x.ctx, noticedWithin)
 	began := time.Now()
-	if why := x.armed(armedWithin); why != nil {
+	if why := x.armed(armedWithin); x.ctx.Err() != nil {
+		return nil, x.ctx.Err()
+	} else if why != nil {
 		wrong = append(wrong, fmt.Sprintf("not armed within %s after everything was healed: %v", armedWithin, why))
 		x.tell("WRONG %s", wrong[0])
 		if why := x.armed(lateWithin); why != nil {

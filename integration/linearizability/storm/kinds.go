@@ -17,10 +17,11 @@ type kind struct {
 
 // Whom blows hit. The primary is hit more often: that is what brings failovers.
 var (
-	dataHosts    = []string{primary, primary, standby}
-	allHosts     = []string{primary, primary, standby, witness}
-	manyHosts    = []string{primary, primary, primary, standby, standby, witness, everything, bothData}
-	links        = []string{"primary-standby", "primary-standby", "primary-witness", "standby-witness", "primary>standby", "standby>primary", "primary>witness", "witness>primary", "standby>witness", "witness>standby"}
+	dataHosts = []string{primary, primary, standby}
+	allHosts  = []string{primary, primary, standby, witness}
+	manyHosts = []string{primary, primary, primary, standby, standby, witness, everything, bothData}
+	links     = []string{"primary-standby", "primary-standby", "primary-witness", "standby-witness", "primary>standby", "standby>primary",
+		"primary>witness", "witness>primary", "standby>witness", "witness>standby"}
 	senders      = []string{primary}
 	receivers    = []string{standby}
 	onStandby    = []string{standby}

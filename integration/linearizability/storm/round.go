@@ -30,8 +30,8 @@ const (
 	think    = 25 * time.Millisecond
 )
 
-// crowd are the clients: on each node one that waits long, as API servers do, and an impatient one; one that asks both; and some that ask the virtual address from a machine of
-// their own.
+// crowd are the clients: on each node one that waits long, as API servers do, and an impatient one; one that asks both; and some that ask the virtual
+// address from a machine of their own.
 func crowd() []workload.Habits {
 	var out []workload.Habits
 	for _, node := range cluster.DataNodes {
@@ -58,6 +58,7 @@ type round struct {
 
 	ledger  *lab.Ledger
 	session *linearizability.Session
+	vip     *vipWatch
 	// from is the epoch at its beginning.
 	from  uint64
 	wrong []string
@@ -79,6 +80,8 @@ func (r *round) run(ctx context.Context) error {
 	}
 	defer r.session.Close()
 	defer r.ledger.Abandon() // nothing, if it was checked to its end
+	r.vip = watchVIP(r.rig)
+	defer r.vip.stop()
 	renewing, stopRenewing := context.WithCancel(ctx)
 	defer stopRenewing()
 	go r.renew(renewing)
@@ -202,12 +205,12 @@ func (r *round) check(ctx context.Context) error {
 	return errors.Join(r.ledger.Forget(), r.clean(ctx))
 }
 
-// onePauseAtMost bounds the time without an acknowledged write, on any node, while one thing is broken and the machine's cores are shared with others. Most failures take
-// a second; a PostgreSQL that hangs is found by a probe after three.
+// onePauseAtMost bounds the time without an acknowledged write, on any node, while one thing is broken and the machine's cores are shared with others.
+// Most failures take a second; a PostgreSQL that hangs is found by a probe after three.
 const onePauseAtMost = 15 * time.Second
 
-// pauseAtMost is how long nobody may be answered in a burst; 0: for as long as it lasts, because the failure matrix allows it for two failures at once, for those of all hosts, and
-// for links that come and go.
+// pauseAtMost is how long nobody may be answered in a burst; 0: for as long as it lasts, because the failure matrix allows it for two failures at once,
+// for those of all hosts, and for links that come and go.
 func pauseAtMost(b Burst) time.Duration {
 	if len(b) != 1 || b[0].Target == everything || b[0].Target == bothData || b[0].Kind == "flap" || b[0].Kind == "lose-packets" {
 		return 0
@@ -236,13 +239,16 @@ const (
 // foundAtMost bounds what is told of two primaries: one pair would else be told for each time they are asked.
 const foundAtMost = 5
 
-// gates checks that there never were two primaries, and that the role did not flap.
+// gates checks that there never were two primaries, that the virtual address was where the gate was open, and that the role did not flap.
 func (r *round) gates(ctx context.Context) {
 	found, seen := r.ledger.Gates()
 	for i, f := range found {
 		if i < foundAtMost {
 			r.failf("two primaries: %s", f)
 		}
+	}
+	for _, f := range r.vip.stop() {
+		r.failf("%s", f)
 	}
 	now, err := r.epoch(ctx)
 	if err != nil {

@@ -24,6 +24,8 @@ type Config struct {
 	// Bursts bounds how many are done, For how long; 0: not bounded. With neither, ctx does.
 	Bursts int
 	For    time.Duration
+	// Settings are lines added to the data nodes' configuration.
+	Settings string
 	// Plan is done instead of what a seed gives, burst by burst. Bursts and For do not matter then.
 	Plan []Burst
 	// Failures is after how many bursts in which something was wrong the run ends; 0: after the first.
@@ -48,7 +50,8 @@ func (s Summary) String() string {
 	if s.Took > 0 {
 		perHour = float64(s.Epochs) / s.Took.Hours()
 	}
-	return fmt.Sprintf("%d bursts with %d blows in %s: %d failovers and switchovers (%.0f an hour), %d failures", s.Bursts, s.Blows, s.Took.Round(time.Second), s.Epochs, perHour, len(s.Wrong))
+	return fmt.Sprintf("%d bursts with %d blows in %s: %d failovers and switchovers (%.0f an hour), %d failures",
+		s.Bursts, s.Blows, s.Took.Round(time.Second), s.Epochs, perHour, len(s.Wrong))
 }
 
 const (
@@ -145,7 +148,7 @@ func (r *runner) found(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, foundedWithin)
 	defer cancel()
 	var err error
-	if r.rig, err = lab.NewRig(ctx, lab.Options{Binaries: r.Binaries}, dataSettings); err != nil {
+	if r.rig, err = lab.NewRig(ctx, lab.Options{Binaries: r.Binaries}, dataSettings+r.Settings); err != nil {
 		return err
 	}
 	r.meter, r.logs, r.revision, r.rounds = newMeter(), newLogs(), 0, 0

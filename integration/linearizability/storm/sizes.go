@@ -19,7 +19,8 @@ const (
 	// growthAtMost is by what factor either may be larger at the end than when warm, after slack bytes that a process or an empty database may take and give.
 	growthAtMost = 1.5
 	memorySlack  = 24 << 20
-	diskSlack    = 96 << 20
+	// diskSlack is what WAL may take more or less: three copies of each segment of wal_keep_size, 64 MB, and some that are made ahead; a clone begins with few.
+	diskSlack = 256 << 20
 )
 
 // sizes are samples of one size, one after each burst, in bytes.

@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.DurationVar(&cfg.For, "for", 5*time.Minute, "how long to go on; the last burst is finished")
 	flags.IntVar(&cfg.Failures, "failures", 1, "end after so many bursts in which something was wrong")
 	flags.StringVar(&cfg.KeepDir, "out", filepath.Join(os.TempDir(), "kineshim-nemesis"), "directory for the evidence of bursts in which something was wrong")
+	flags.StringVar(&cfg.Settings, "settings", "", "lines to add to the data nodes' configuration, such as timing: {heartbeat_timeout: 200ms}")
 	plan := flags.String("plan", "", "file with bursts to do instead of a seed's")
 	draw := flags.Int("draw", 0, "print so many bursts of the seed, and do nothing")
 	if err := flags.Parse(args); err != nil {
