@@ -96,9 +96,10 @@ func witnessLogDamaged(t *Trial) {
 
 // witnessWiped: a voter that has forgotten its votes does not vote, whether it sees that by itself or has to be told.
 func witnessWiped(t *Trial) {
-	dir, err := t.RaftDir(t.W)
+	inCluster, err := filepath.Rel(t.DataDir(t.W), t.raftLog(t.W))
 	t.Must(err)
-	for _, what := range []struct{ lost, says string }{{t.raftLog(t.W), "must be enrolled anew"}, {dir, "joined no cluster"}} {
+	inCluster, _, _ = strings.Cut(inCluster, "/") // the witness keeps a directory for each of its clusters
+	for _, what := range []struct{ lost, says string }{{t.raftLog(t.W), "must be enrolled anew"}, {filepath.Join(t.DataDir(t.W), inCluster), "joined no cluster"}} {
 		t.Blow("kill W and remove "+filepath.Base(what.lost), func() error { return t.KillNode(t.W) })
 		back := t.aside(what.lost)
 		t.refusesToStart(t.W, what.says)
