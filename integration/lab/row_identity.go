@@ -137,7 +137,7 @@ func (t *Trial) doesNotVote(why string) {
 	t.OnlyServes(t.A, aWhile)
 	t.PowerOff(t.A)
 	t.NobodyAnswers(severalLeases)
-	t.saysWhy(t.B)
+	t.saysWhy(t.B, "no failover without the witness")
 	t.PowerOn(t.A)
 	t.whoServes() // the two are a majority, and the record says that either has everything
 }
@@ -207,7 +207,7 @@ func soloThenWitnessWiped(t *Trial) {
 	t.Heal("start W", func() error { return t.Start(t.ctx, t.W) })
 	t.says(t.B, t.W, "wiped", "shimctl witness replace")
 	t.NobodyAnswers(severalLeases)
-	t.saysWhy(t.B)
+	t.saysWhy(t.B, "there is no majority", "shimctl serve --alone")
 	t.PowerOn(t.A)
 	t.Serves(t.A)
 	t.Replace(t.W)

@@ -28,13 +28,18 @@ func primaryAndWitnessLost(t *Trial) {
 	t.fenced(t.B)
 }
 
-// saysWhy sees to it that the node tells an operator why it does not serve.
-func (t *Trial) saysWhy(node string) {
+// saysWhy sees to it that the node tells an operator why it does not serve; the words given must be among what it says.
+func (t *Trial) saysWhy(node string, words ...string) {
 	s, err := t.Status(t.ctx, node)
 	t.Must(err)
 	t.timeline.note("%s says: not armed: %q", node, s.GetNotArmed())
 	if len(s.GetNotArmed()) == 0 || s.GetArmed() || s.GetServing() {
 		t.Failf("the status of %s does not say why nobody serves: %v", node, s)
+	}
+	for _, w := range words {
+		if !strings.Contains(strings.Join(s.GetNotArmed(), "; "), w) {
+			t.Failf("the status of %s does not say %q", node, w)
+		}
 	}
 }
 
