@@ -64,9 +64,9 @@ func (c *testCluster) enrolAnew(leader, name string) {
 // After a restart Raft applies nothing until somebody leads. Who votes stands in what it has not applied: two voters, of which one was enrolled after the
 // other's last snapshot, must elect a leader all the same.
 func TestVotersEnrolledAnewElectALeaderAfterAllHaveStopped(t *testing.T) {
-	for _, pair := range [][]string{{"a", "b"}, {"b", "w"}, {"a", "w"}} {
+	t.Parallel()
+	for _, pair := range [][]string{{"a", "b"}, {"b", "w"}, {"a", "w"}} { // one after another: the machine has other tests to run
 		t.Run(strings.Join(pair, ""), func(t *testing.T) {
-			t.Parallel()
 			c, _ := startCluster(t, testPromise)
 			c.initialise()
 			c.lead("a")
