@@ -92,6 +92,7 @@ func TestVotersEnrolledAnewElectALeaderAfterAllHaveStopped(t *testing.T) {
 			}
 			leader := c.leader()
 			eventually(t, "the leader has the record", func() bool { r, _ := c.node(leader).Record(); return r.Incarnation == want.Incarnation })
+			steadily(t, "nobody is told that it was given up", 3*testPromise, func() bool { return c.node(pair[0]).Void() == nil && c.node(pair[1]).Void() == nil })
 		})
 	}
 }
@@ -237,4 +238,22 @@ func TestUnfinishedBeginningAloneChangesNothing(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	c.agree()
+}
+
+// A node that starts anew knows for a moment only that it gave the others up, and not yet that they were enrolled anew. What it says to the old voter at
+// an address is not meant for the new one there.
+func TestNewVoterIsNotVoidBecauseTheOldOneWasGivenUp(t *testing.T) {
+	t.Parallel()
+	c, _ := startCluster(t, testPromise)
+	c.initialise()
+	c.lead("b")
+	n := c.node("a")
+	claim := n.claim()
+	claim.Epoch, claim.Incarnation = claim.Epoch+1, claim.Incarnation+1
+	if err := n.admit(hello{From: c.ids["b"].ServerID, To: "a-00000000", Void: "given up", Claim: claim}); err != nil || n.Void() != nil {
+		t.Errorf("%v, %v", err, n.Void())
+	}
+	if err := n.admit(hello{From: c.ids["b"].ServerID, To: c.ids["a"].ServerID, Void: "given up", Claim: claim}); err != nil || n.Void() == nil {
+		t.Errorf("%v: what was meant for it was not heard", err)
+	}
 }
