@@ -46,7 +46,7 @@ func (a *Agent) status() *pb.StatusResponse {
 			r.Synchronous = n.State.StandbyGates
 		}
 	}
-	r.NotArmed = a.notArmed(&in, me, other, w, r.Serving)
+	r.NotArmed = a.notArmed(&in, me, other, rs.Apart[a.cfg.Witness], r.Serving)
 	r.Armed = len(r.NotArmed) == 0
 	for _, n := range r.Nodes[:2] {
 		n.InSync = slices.Contains(rec.InSync, n.Name)
@@ -55,8 +55,9 @@ func (a *Agent) status() *pb.StatusResponse {
 	return r
 }
 
-// notArmed says why an automatic failover would not succeed, from whichever side this node sees the cluster. a.mu is held.
-func (a *Agent) notArmed(in *decide.Input, me, other, w *pb.NodeStatus, serving bool) []string {
+// notArmed says why an automatic failover would not succeed, from whichever side this node sees the cluster. witnessApart is why no word is exchanged
+// with the witness; "": there is no such reason. a.mu is held.
+func (a *Agent) notArmed(in *decide.Input, me, other *pb.NodeStatus, witnessApart string, serving bool) []string {
 	if in.Raft.Void != "" {
 		return decide.NotArmed(in)
 	}
@@ -69,8 +70,12 @@ func (a *Agent) notArmed(in *decide.Input, me, other, w *pb.NodeStatus, serving 
 	}
 	var why []string
 	switch {
+	case !in.Record.Initialised() && in.Local.Role != decide.Absent: // what is in its log is not known to hold until somebody leads
+		return []string{"there is no majority: " + a.cfg.Self + " has met none since it started, and does not know who may serve. Bring another node back; " + lostForGood}
 	case !in.Record.Initialised():
 		return []string{"the cluster is not initialised yet"}
+	case !other.Reachable && witnessApart != "":
+		why = append(why, "the primary "+a.cfg.Other+" is not reachable from here, and there is no failover without the witness, "+a.cfg.Witness+": "+witnessApart+". Bring the primary back; "+lostForGood)
 	case !other.Reachable:
 		why = append(why, "the primary "+a.cfg.Other+" is not reachable from here: ask there, or wait for the failover")
 	case !serving:
@@ -87,6 +92,9 @@ func (a *Agent) notArmed(in *decide.Input, me, other, w *pb.NodeStatus, serving 
 	}
 	return why
 }
+
+// lostForGood ends what an operator of the last node is told.
+const lostForGood = "if both others are lost for good: shimctl serve --alone"
 
 // setLag fills in how far the standby is behind the primary.
 func (a *Agent) setLag(r *pb.StatusResponse) {

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -28,39 +27,9 @@ func (r *rig) waitArmed(t *testing.T) {
 // raftDir is where the node keeps its Raft log.
 func (r *rig) raftDir(t *testing.T, node string) string {
 	t.Helper()
-	base, founded := r.DataDir(node), filepath.Join(r.DataDir(node), "raft")
-	if node == cluster.Witness {
-		ids, err := filepath.Glob(filepath.Join(r.DataDir(node), "*", "identity.json"))
-		must(t, err)
-		if len(ids) != 1 {
-			t.Fatalf("the witness is in %d clusters", len(ids))
-		}
-		base = filepath.Dir(ids[0])
-		founded = base
-	}
-	b, err := os.ReadFile(filepath.Join(base, "identity.json"))
+	dir, err := r.RaftDir(node)
 	must(t, err)
-	var id struct {
-		ServerID    string
-		Incarnation uint64
-	}
-	must(t, json.Unmarshal(b, &id))
-	if id.Incarnation == 0 {
-		return founded
-	}
-	return filepath.Join(base, "raft-"+id.ServerID)
-}
-
-// wipe empties the directory but for its identity.
-func wipe(t *testing.T, dir string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	must(t, err)
-	for _, e := range entries {
-		if e.Name() != "identity.json" {
-			must(t, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
-	}
+	return dir
 }
 
 // waitHealth waits until the status, asked of one node, says so of another's health.
@@ -100,7 +69,7 @@ func TestWipedWitnessIsReplaced(t *testing.T) {
 	scenario(t, func(t *testing.T, r *rig, l *load) {
 		p := r.primary(t)
 		must(t, r.KillNode(cluster.Witness))
-		wipe(t, r.raftDir(t, cluster.Witness))
+		must(t, cluster.Wipe(r.raftDir(t, cluster.Witness)))
 		r.start(t, cluster.Witness)
 		r.waitHealth(t, p, cluster.Witness, "shimctl witness replace")
 		control, err := r.Control(p)

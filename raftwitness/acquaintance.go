@@ -84,7 +84,9 @@ func (n *Node) admit(h hello) error {
 		return nil
 	}
 	if h.Void != "" {
-		if h.Claim.supersedes(mine) {
+		// Of this voter's own generation, only what is said to itself counts: the voter before it, at the same address, may be meant. In another
+		// one, this voter is the one that was given up, under whatever name.
+		if h.Claim.supersedes(mine) && (h.To == id.ServerID || h.Claim.GenerationID != mine.GenerationID) {
 			n.setVoid(superseded, h.Void, h.From)
 		}
 		return nil

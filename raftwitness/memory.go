@@ -99,7 +99,7 @@ func (n *Node) openMemory(c *raft.Config, snaps raft.SnapshotStore) error {
 		return fmt.Errorf("read the Raft log: %w", err)
 	}
 	lost := func(what string) error {
-		return fmt.Errorf("%s in %s is lost: voter %s does not know what it has voted for and must be enrolled anew: %s",
+		return fmt.Errorf("%s in %s is lost: voter %s does not know what it has voted for; %s",
 			what, n.cfg.Dir, id.ServerID, wiped.remedy(id.self().Member))
 	}
 	switch {

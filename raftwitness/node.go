@@ -61,6 +61,8 @@ type Node struct {
 	// voided: this voter is void. ready: Raft runs; before, startTerm and startIndex are where its log ends.
 	voided, ready         atomic.Bool
 	startTerm, startIndex uint64
+	// newest is the newest record in the log when Raft was started, committed or not; nil before.
+	newest atomic.Pointer[record.Record]
 
 	mu         sync.Mutex // guards the fields below
 	waiters    map[chan struct{}]struct{}
@@ -178,6 +180,11 @@ func (n *Node) start() error {
 		return fmt.Errorf("start Raft: %w", err)
 	}
 	n.voter.raft = raftWithLog{n.raft, n.store}
+	newest, err := n.LastRecord()
+	if err != nil {
+		return errors.Join(err, n.raft.Shutdown().Error())
+	}
+	n.newest.Store(&newest)
 	n.ready.Store(true)
 	n.checkSelf()
 	return nil

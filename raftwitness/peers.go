@@ -13,17 +13,35 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// peers are the voters of the cluster as the record names them, this one among them; before there is a record, as they were at enrolment.
+// peers are the voters of the cluster as the record names them, this one among them; before there is a record, as they were at enrolment. After a start
+// those come too whom the log names and the record does not yet: see unapplied.
 func (n *Node) peers() []Peer {
 	r, _ := n.Record()
-	if !r.Initialised() {
-		return n.cfg.Identity.voters()
-	}
 	var ps []Peer
+	if !r.Initialised() {
+		ps = n.cfg.Identity.voters()
+	}
 	for _, m := range r.Voters() {
 		ps = append(ps, n.peer(m))
 	}
+	for _, m := range n.unapplied() {
+		known := slices.ContainsFunc(ps, func(p Peer) bool { return p.ServerID == m.ServerID })
+		if !known && !n.replaced(m.ServerID) {
+			ps = append(ps, n.peer(m))
+		}
+	}
 	return ps
+}
+
+// unapplied are the voters that the newest record in the log names, from the start of Raft until it has applied what the log held then. Raft applies nothing
+// before somebody leads, and nobody leads unless voters speak with those that were enrolled lately: its own configuration already counts them. To be spoken
+// with is all that they get by it: whose vote counts, Raft knows. If the entry was never committed, nobody has ever had that identity.
+func (n *Node) unapplied() []record.Member {
+	r := n.newest.Load()
+	if r == nil || n.raft.AppliedIndex() >= n.fsm.replayTo {
+		return nil
+	}
+	return r.Voters()
 }
 
 func (n *Node) peer(m record.Member) Peer {

@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -166,7 +167,8 @@ func (k *keeper) ready(now time.Time) bool {
 	}
 	p, err := findPlace(k.vip, all)
 	if err != nil {
-		k.placed = false
+		// With the address here by another hand, this machine answers for it: the other data node must know its hardware address.
+		k.place, k.placed = p, errors.Is(err, ErrNotOurs)
 		k.closeSegment()
 		return k.fail(now, err)
 	}

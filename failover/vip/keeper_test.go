@@ -284,6 +284,24 @@ func TestFailedRemovalIsTriedAgain(t *testing.T) {
 	})
 }
 
+// The other data node must know whose answers it hears: it is no stranger's.
+func TestNodeWithTheAddressByHandSaysWhichMACAnswers(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.host.set(func(h *fakeHost) {
+			h.all[1].Addresses = append(h.all[1].Addresses, HostAddress{Prefix: netip.MustParsePrefix(testVIP + "/32")})
+		})
+		r.after(2 * idleEvery)
+		if s := r.Status()[0]; s.Held || s.MAC != hostMAC.String() || !strings.Contains(s.Problem, "configured on this machine already") {
+			t.Errorf("%+v", s)
+		}
+		r.role.set(1)
+		r.after(time.Second)
+		if s := r.Status()[0]; s.Held || r.host.count(putLine) != 0 || r.host.count(tellLine) != 0 {
+			t.Errorf("it was taken: %+v", s)
+		}
+	})
+}
+
 func TestMissingCapabilityIsSaidBeforeTheAddressIsNeeded(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.host.set(func(h *fakeHost) { h.able = ErrNotPermitted })

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -36,12 +37,63 @@ func (c *Cluster) Replace(ctx context.Context, primary, node string, alive bool)
 		return err
 	}
 	defer os.Remove(path)
+	return c.Join(ctx, node, path)
+}
+
+// Join joins the node's directory, in which nothing must run, with the enrolment in the file.
+func (c *Cluster) Join(ctx context.Context, node, enrolment string) error {
 	binary := c.opts.Binaries.Raftwitness
 	if isDataNode(node) {
 		binary = c.opts.Binaries.Kineshim
 	}
-	if out, err := exec.CommandContext(ctx, binary, "join", "--config", c.configPath(node), path).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, binary, "join", "--config", c.configPath(node), enrolment).CombinedOutput(); err != nil {
 		return fmt.Errorf("join %s: %w\n%s", node, err, out)
 	}
 	return nil
+}
+
+// RaftDir is where the node keeps its Raft log. A voter that was enrolled anew has another one.
+func (c *Cluster) RaftDir(node string) (string, error) {
+	base, first := c.DataDir(node), "raft"
+	if !isDataNode(node) {
+		ids, err := filepath.Glob(filepath.Join(c.DataDir(node), "*", identityFile))
+		if err != nil || len(ids) != 1 {
+			return "", fmt.Errorf("the witness %s is in %d clusters", node, len(ids))
+		}
+		base, first = filepath.Dir(ids[0]), ""
+	}
+	b, err := os.ReadFile(filepath.Join(base, identityFile))
+	if err != nil {
+		return "", err
+	}
+	var id struct {
+		ServerID    string
+		Incarnation uint64
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		return "", fmt.Errorf("read the identity of %s: %w", node, err)
+	}
+	if id.Incarnation == 0 {
+		return filepath.Join(base, first), nil
+	}
+	return filepath.Join(base, "raft-"+id.ServerID), nil
+}
+
+// identityFile says who a voter is.
+const identityFile = "identity.json"
+
+// Wipe empties a Raft directory but for the voter's identity.
+func Wipe(dir string) error { return empty(dir, identityFile) }
+
+// Empty removes all that is in a directory, and not the directory, which may be a mount point.
+func Empty(dir string) error { return empty(dir, "") }
+
+func empty(dir, but string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != but {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }

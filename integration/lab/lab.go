@@ -26,6 +26,9 @@ import (
 // Client is the host on which nothing runs but clients.
 const Client = "c"
 
+// foreign is a host that has nothing to do with the cluster.
+const foreign = "f"
+
 // Bounds of waiting. A row that hits one has failed; none says how fast the cluster should be.
 const (
 	armWithin   = 2 * time.Minute // includes founding, or a clone
@@ -91,15 +94,17 @@ type rig struct {
 	logDir  string
 	// special: it was made for one row, with options of its own.
 	special bool
+	// binaries has what the operator runs.
+	binaries cluster.Binaries
 }
 
 // newRig makes the hosts, founds the cluster, and starts it.
 func (l *Lab) newRig(ctx context.Context, change changeOptions) (*rig, error) {
-	s, err := site.New(cluster.A, cluster.B, cluster.Witness, Client)
+	s, err := site.New(cluster.A, cluster.B, cluster.Witness, Client, foreign)
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{site: s, clients: map[string]*clientv3.Client{}, log: &eventLog{}, logDir: filepath.Join(s.Dir(), "logs"), special: change != nil}
+	r := &rig{site: s, clients: map[string]*clientv3.Client{}, log: &eventLog{}, logDir: filepath.Join(s.Dir(), "logs"), special: change != nil, binaries: l.opts.Binaries}
 	if err := errors.Join(r.build(ctx, l.opts, change)); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -125,6 +130,12 @@ func (r *rig) build(ctx context.Context, o Options, change changeOptions) error 
 			return err
 		}
 	}
+	if co.Extra == nil {
+		co.Extra = map[string]string{}
+	}
+	for _, node := range cluster.DataNodes {
+		co.Extra[node] += vipConfig()
+	}
 	var err error
 	if r.Cluster, err = cluster.New(ctx, r.site.Dir(), co); err != nil {
 		return err
@@ -133,6 +144,9 @@ func (r *rig) build(ctx context.Context, o Options, change changeOptions) error 
 		if r.clients[node], err = ledger.DialAll([]string{r.ClientURL(node)}, r.from(node)); err != nil {
 			return err
 		}
+	}
+	if r.clients[VIP], err = ledger.DialAll([]string{"http://" + vipTarget()}, r.from(Client)); err != nil {
+		return err
 	}
 	return r.StartAll(ctx)
 }

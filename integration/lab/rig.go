@@ -16,14 +16,8 @@ import (
 	"kineshim/integration/ledger"
 )
 
-// VIP is the name of the endpoint at a rig's virtual address, as a client on the host Client reaches it.
+// VIP is the name of the endpoint at a rig's first virtual address, as a client on the host Client reaches it.
 const VIP = "vip"
-
-// VIPAddress is the virtual address of a rig that has one, on the site's network.
-const VIPAddress = "10.77.0.100"
-
-// vipPort is where the etcd API is served there.
-const vipPort = 2379
 
 // Rig is a running cluster on hosts of its own, for those who make failures of their own happen to it. Beside the cluster's methods it has the load and
 // the checks of the rows. Its methods are for one goroutine at a time, but for those of the cluster, which say what holds for them.
@@ -40,24 +34,19 @@ func NewRig(ctx context.Context, o Options, extra string) (*Rig, error) {
 	}
 	l := Lab{opts: o}
 	r, err := l.newRig(ctx, func(_ context.Context, _ string, co *cluster.Options) error {
-		extra = fmt.Sprintf("vips: [{address: %s}]\nvip_etcd: {port: %d, accept_plain_text: true}\n%s", VIPAddress, vipPort, extra)
 		co.Extra = map[string]string{cluster.A: extra, cluster.B: extra}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	rig := &Rig{r}
-	if r.clients[VIP], err = ledger.DialAll([]string{"http://" + rig.Target(VIP)}, rig.Dialer(VIP)); err != nil {
-		return nil, fmt.Errorf("%w; %w", err, rig.Close())
-	}
-	return rig, nil
+	return &Rig{r}, nil
 }
 
 // Target is the host:port of an endpoint, a data node's name or VIP, as seen from where its clients are.
 func (r *Rig) Target(endpoint string) string {
 	if endpoint == VIP {
-		return fmt.Sprintf("%s:%d", VIPAddress, vipPort)
+		return vipTarget()
 	}
 	return fmt.Sprintf("127.0.0.1:%d", r.ClientPort(endpoint))
 }

@@ -205,16 +205,11 @@ func primaryDiskFails(t *Trial) {
 	}
 }
 
-// raftLogs finds the Raft log of a node.
+// raftLog is the Raft log of a node.
 func (t *Trial) raftLog(node string) string {
-	for _, pattern := range []string{"raft/raft.db", "*/raft.db"} {
-		found, _ := filepath.Glob(filepath.Join(t.DataDir(node), pattern)) // the pattern is well formed
-		if len(found) == 1 {
-			return found[0]
-		}
-	}
-	t.Fatalf("%s has no Raft log", node)
-	return ""
+	dir, err := t.RaftDir(node)
+	t.Must(err)
+	return filepath.Join(dir, "raft.db")
 }
 
 // refusesWithin is how long a program may take to see that it cannot start.

@@ -53,9 +53,12 @@ func dataNodeLogDamaged(t *Trial) {
 			t.Failf("the database is lost with the Raft log: %v", err)
 		}
 		t.OnlyServes(other, aWhile)
-		t.Heal("its log is put back", t.putLogBack(victim))
-		t.Heal("start "+victim, func() error { return t.Start(t.ctx, victim) })
+		before := t.lastLine(victim, `"action":"clone"`)
+		t.Replace(victim)
 		t.Armed()
+		if t.lastLine(victim, `"action":"clone"`) != before {
+			t.Failf("the database that %s had was not used: it was cloned", victim)
+		}
 	}
 }
 
@@ -78,28 +81,25 @@ func (t *Trial) damageLog(node string) {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(path+".lab", b, 0o600); err != nil {
-			return err
-		}
 		return os.WriteFile(path, []byte(strings.Repeat("damaged ", len(b)/8)), 0o600)
 	})
-}
-
-func (t *Trial) putLogBack(node string) func() error {
-	path := t.raftLog(node)
-	return func() error { return os.Rename(path+".lab", path) }
 }
 
 func witnessLogDamaged(t *Trial) {
 	t.damageLog(t.W)
 	t.refusesToStart(t.W, "Raft log")
 	t.OnlyServes(t.A, aWhile)
-	t.Heal("its log is put back", t.putLogBack(t.W))
+	t.Replace(t.W)
+	t.Armed()
+	t.OnlyServes(t.A, time.Second)
 }
 
-// witnessWiped: a voter that has forgotten its votes does not vote.
+// witnessWiped: a voter that has forgotten its votes does not vote, whether it sees that by itself or has to be told.
 func witnessWiped(t *Trial) {
-	for _, what := range []struct{ lost, says string }{{t.raftLog(t.W), "must be enrolled anew"}, {filepath.Dir(t.raftLog(t.W)), "joined no cluster"}} {
+	inCluster, err := filepath.Rel(t.DataDir(t.W), t.raftLog(t.W))
+	t.Must(err)
+	inCluster, _, _ = strings.Cut(inCluster, "/") // the witness keeps a directory for each of its clusters
+	for _, what := range []struct{ lost, says string }{{t.raftLog(t.W), "must be enrolled anew"}, {filepath.Join(t.DataDir(t.W), inCluster), "joined no cluster"}} {
 		t.Blow("kill W and remove "+filepath.Base(what.lost), func() error { return t.KillNode(t.W) })
 		back := t.aside(what.lost)
 		t.refusesToStart(t.W, what.says)
@@ -108,24 +108,109 @@ func witnessWiped(t *Trial) {
 		t.Heal("start W", func() error { return t.Start(t.ctx, t.W) })
 		t.Armed()
 	}
+	t.blankWitness()
+	t.Heal("start W", func() error { return t.Start(t.ctx, t.W) })
+	t.doesNotVote("wiped")
+	t.Replace(t.W)
+	t.Armed()
+	t.OnlyServes(t.A, time.Second)
+}
+
+// blankWitness kills the witness and takes all that it remembers, but who it is.
+func (t *Trial) blankWitness() {
+	t.Blow("kill W; its disk is wiped, its identity is not", func() error {
+		if err := t.KillNode(t.W); err != nil {
+			return err
+		}
+		dir, err := t.RaftDir(t.W)
+		if err != nil {
+			return err
+		}
+		return cluster.Wipe(dir)
+	})
+}
+
+// doesNotVote sees to it that a witness that was started is refused, for the reason given, and that its vote counts for nothing: what needs a majority of it
+// and another one does not happen.
+func (t *Trial) doesNotVote(why string) {
+	t.says(t.A, t.W, why, "shimctl witness replace")
+	t.OnlyServes(t.A, aWhile)
+	t.PowerOff(t.A)
+	t.NobodyAnswers(severalLeases)
+	t.saysWhy(t.B, "no failover without the witness")
+	t.PowerOn(t.A)
+	t.whoServes() // the two are a majority, and the record says that either has everything
+}
+
+// whoServes waits until somebody serves, and calls that node A from now on.
+func (t *Trial) whoServes() {
+	t.A = t.SomebodyServes()
+	t.B = cluster.Other(t.A)
+}
+
+// witnessRestored: the witness comes back as it was in an earlier life, and as it was earlier in its present one.
+func witnessRestored(t *Trial) {
+	for _, life := range []string{"an earlier life", "its present life"} {
+		t.Blow("an image of W is made in "+life, func() error { return t.imageWitness() })
+		if life != "its present life" {
+			t.Heal("W is started again", func() error {
+				if err := t.Stop(t.ctx, t.W); err != nil {
+					return err
+				}
+				return t.Start(t.ctx, t.W)
+			})
+			t.Armed()
+		}
+		t.switchOver() // so that W has voted, and agreed on something, that the image has forgotten
+		t.Armed()
+		t.switchOver()
+		t.Armed()
+		t.Run(2 * time.Second) // the others have written down how far W has come
+		t.Blow("kill W, which comes back with the image", func() error {
+			if err := t.KillNode(t.W); err != nil {
+				return err
+			}
+			if err := cluster.Empty(t.DataDir(t.W)); err != nil {
+				return err
+			}
+			if err := os.CopyFS(t.DataDir(t.W), os.DirFS(t.image())); err != nil {
+				return err
+			}
+			return t.Start(t.ctx, t.W)
+		})
+		t.whoServes()
+		t.doesNotVote("restored")
+		t.Replace(t.W)
+		t.Armed()
+		t.OnlyServes(t.A, time.Second)
+	}
+}
+
+// image is where the image of the witness's disk is.
+func (t *Trial) image() string { return filepath.Join(t.site.Dir(), "image-of-"+t.W) }
+
+// imageWitness copies all that is on the witness's disk, while it runs.
+func (t *Trial) imageWitness() error {
+	if err := os.RemoveAll(t.image()); err != nil {
+		return err
+	}
+	return os.CopyFS(t.image(), os.DirFS(t.DataDir(t.W)))
 }
 
 // soloThenWitnessWiped: B lacks writes. With a witness that has forgotten that A is alone, B would have a majority.
 func soloThenWitnessWiped(t *Trial) {
 	t.PowerOff(t.B)
 	t.solo(t.A)
-	t.Blow("kill W and remove its Raft log", func() error { return t.KillNode(t.W) })
-	back := t.aside(t.raftLog(t.W))
+	t.blankWitness()
 	t.PowerOff(t.A)
 	t.PowerOn(t.B)
-	t.refusesToStart(t.W, "must be enrolled anew")
-	t.NobodyAnswers(severalLeases)
-	t.saysWhy(t.B)
-	t.Heal("put the witness's log back", func() error { return back() })
 	t.Heal("start W", func() error { return t.Start(t.ctx, t.W) })
-	t.NobodyAnswers(nobodyFor)
+	t.says(t.B, t.W, "wiped", "shimctl witness replace")
+	t.NobodyAnswers(severalLeases)
+	t.saysWhy(t.B, "there is no majority", "shimctl serve --alone")
 	t.PowerOn(t.A)
 	t.Serves(t.A)
+	t.Replace(t.W)
 }
 
 // primaryRestored: A comes back with a database that is older than the cluster remembers, although the record counts on it.
@@ -165,6 +250,50 @@ func primaryRestored(t *Trial) {
 		}
 		return ""
 	})
+}
+
+// nodeRestored: the whole of A comes back as it was, Raft log and database. It has forgotten what it has agreed to since, so that it is no voter any more,
+// whatever it has in its database.
+func nodeRestored(t *Trial) {
+	image := filepath.Join(t.site.Dir(), "image-of-"+t.A)
+	t.Blow("stop A, and make an image of its disk", func() error {
+		if err := t.Stop(t.ctx, t.A); err != nil {
+			return err
+		}
+		return exec.CommandContext(t.ctx, "cp", "-a", t.DataDir(t.A), image).Run()
+	})
+	t.Serves(t.B)
+	t.Heal("start A", func() error { return t.Start(t.ctx, t.A) })
+	t.Armed()
+	t.switchTo(t.A)
+	t.Armed()
+	t.PowerOff(t.A, t.B)
+	t.Blow("A comes back with the image", func() error {
+		if err := t.site.Disk(t.A).Remount(); err != nil {
+			return err
+		}
+		if err := cluster.Empty(t.DataDir(t.A)); err != nil {
+			return err
+		}
+		return exec.CommandContext(t.ctx, "cp", "-a", image+"/.", t.DataDir(t.A)+"/").Run()
+	})
+	t.PowerOn(t.A)
+	t.says(t.A, t.A, "restored", "shimctl node replace")
+	t.NobodyAnswers(severalLeases)
+	t.PowerOn(t.B)
+	t.Serves(t.B)
+	t.Replace(t.A)
+	t.Armed()
+	t.OnlyServes(t.B, time.Second)
+	t.Must(os.RemoveAll(image))
+}
+
+// restored is row 42.
+func restored(t *Trial) {
+	primaryRestored(t)
+	t.Armed()
+	t.whoServes()
+	nodeRestored(t)
 }
 
 func (t *Trial) pgdata(node string) string { return filepath.Join(t.DataDir(node), "pgdata") }

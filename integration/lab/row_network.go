@@ -22,6 +22,7 @@ func primaryLosesPower(t *Trial) {
 	began := time.Now()
 	t.PowerOff(t.A)
 	t.Serves(t.B)
+	t.vipFollows(began, t.B)
 	t.Run(aWhile)
 	t.PauseAtMost(began, failoverAtMost)
 }
@@ -72,6 +73,7 @@ func primaryCutOff(t *Trial) {
 	began := time.Now()
 	t.Isolate(t.A)
 	t.Serves(t.B)
+	t.OnlyHasVIPs(t.B)
 	t.Run(severalLeases)
 	t.PauseAtMost(began, failoverAtMost)
 	t.HealLinks()
@@ -159,8 +161,10 @@ func interfaceDown(t *Trial) {
 	began := time.Now()
 	t.Blow("A's interface down", func() error { return t.site.SetInterface(t.A, false) })
 	t.Serves(t.B)
+	t.vipFollows(began, t.B)
 	t.Run(severalLeases)
 	t.PauseAtMost(began, failoverAtMost)
+	t.OnlyHasVIPs(t.B)
 	t.Heal("A's interface up", func() error { return t.site.SetInterface(t.A, true) })
 	t.OnlyServes(t.B, time.Second)
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"kineshim/integration/cluster"
 	"os"
 	"slices"
 	"strings"
@@ -109,14 +110,27 @@ func kineshimCrashes(t *Trial) {
 	t.Run(time.Second)
 }
 
+// kineshimFrozen: nothing on the frozen host can take the virtual address away but its kernel. Everything of the node frozen, with PostgreSQL, is tried too.
 func kineshimFrozen(t *Trial) {
-	began := time.Now()
-	t.Blow("freeze kineshim of A", func() error { return t.FreezeKineshim(t.A) })
-	t.Serves(t.B)
-	t.Run(severalLeases)
-	t.PauseAtMost(began, failoverAtMost)
-	t.Heal("let it go on", func() error { return t.ThawNode(t.A) })
-	t.OnlyServes(t.B, aWhile)
+	for _, what := range []struct {
+		name   string
+		freeze func(string) error
+	}{{"kineshim", t.FreezeKineshim}, {"everything", t.FreezeNode}} {
+		old := t.SomebodyServes()
+		next := cluster.Other(old)
+		t.OnlyHasVIPs(old)
+		began := time.Now()
+		t.Blow("freeze "+what.name+" of "+old, func() error { return what.freeze(old) })
+		t.Serves(next)
+		t.vipFollows(began, next)
+		t.vipLeft(old, began)
+		t.Run(severalLeases - time.Since(began))
+		t.PauseAtMost(began, failoverAtMost)
+		t.Heal("let it go on", func() error { return t.ThawNode(old) })
+		t.OnlyServes(next, aWhile)
+		t.OnlyHasVIPs(next)
+		t.Armed()
+	}
 }
 
 // standbyPostgresCrashes: PostgreSQL on B is started again at once, so that the record may go on saying paired.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"kineshim/integration/lab/site"
@@ -23,17 +24,22 @@ func primaryAndWitnessLost(t *Trial) {
 	t.PowerOff(t.A, t.W)
 	t.NobodyAnswers(nobodyFor)
 	t.saysWhy(t.B)
-	t.PowerOn(t.W)
-	t.Serves(t.B)
+	t.goOnAlone(t.B, false, "Lost: nothing that is known of")
+	t.fenced(t.B)
 }
 
-// saysWhy sees to it that the node tells an operator why it does not serve.
-func (t *Trial) saysWhy(node string) {
+// saysWhy sees to it that the node tells an operator why it does not serve; the words given must be among what it says.
+func (t *Trial) saysWhy(node string, words ...string) {
 	s, err := t.Status(t.ctx, node)
 	t.Must(err)
 	t.timeline.note("%s says: not armed: %q", node, s.GetNotArmed())
 	if len(s.GetNotArmed()) == 0 || s.GetArmed() || s.GetServing() {
 		t.Failf("the status of %s does not say why nobody serves: %v", node, s)
+	}
+	for _, w := range words {
+		if !strings.Contains(strings.Join(s.GetNotArmed(), "; "), w) {
+			t.Failf("the status of %s does not say %q", node, w)
+		}
 	}
 }
 
@@ -59,17 +65,13 @@ func witnessThenPrimaryLost(t *Trial) {
 	t.PowerOff(t.A)
 	t.NobodyAnswers(nobodyFor)
 	t.saysWhy(t.B)
-	t.PowerOn(t.W)
-	t.NobodyAnswers(nobodyFor)
-	preview := t.force(t.B)
-	if !preview.GetLossKnown() || preview.GetLossBytes() != 0 {
-		t.Failf("nothing is lost, and the operator is told: %v", preview)
-	}
-	t.Serves(t.B)
+	t.goOnAlone(t.B, true, "Up to then, "+t.B+" has everything")
+	t.fenced(t.B)
 }
 
-// force promotes the node with the operator's word, and returns what the operator was told before.
-func (t *Trial) force(node string) *proto.PreviewForceResponse {
+// force promotes the node with the operator's command, which does nothing without the right word, and returns what the operator was told before; the
+// words given must have been shown.
+func (t *Trial) force(node string, shown ...string) *proto.PreviewForceResponse {
 	control, err := t.Control(node)
 	t.Must(err)
 	var preview *proto.PreviewForceResponse
@@ -80,10 +82,13 @@ func (t *Trial) force(node string) *proto.PreviewForceResponse {
 		return preview.GetReason()
 	})
 	t.timeline.note("the operator is told: loss known %v, %d bytes, %d ms", preview.GetLossKnown(), preview.GetLossBytes(), preview.GetLossMs())
+	t.refused(node, "yes", "promote", node, "--force")
 	t.Blow("an operator forces the promotion of "+node, func() error {
-		done, err := control.Promote(t.ctx, &proto.PromoteRequest{Node: node, Force: true, Operator: "lab", Confirm: preview.GetConfirm()})
-		if err == nil && !done.GetDone() {
-			return fmt.Errorf("not promoted: %s", done.GetReason())
+		out, err := t.shimctl(node, "promote "+node, "promote", node, "--force")
+		for _, w := range shown {
+			if err == nil && !strings.Contains(out, w) {
+				err = fmt.Errorf("the operator was not told %q", w)
+			}
 		}
 		return err
 	})
@@ -123,8 +128,8 @@ func forcedWhileCutOff(t *Trial) {
 	t.solo(t.A)
 	t.Blow("cut off A instead of B", func() error { return t.site.SetCuts(site.Around(t.A, t.B, t.W)...) })
 	t.Run(aWhile)
-	t.lossy = true
-	t.force(t.B)
+	t.lossy, t.parted = true, true
+	t.force(t.B, "First switch "+t.A+" off")
 	t.Serves(t.B)
 	t.HealLinks()
 	t.Until("A stops", serveWithin, func(ctx context.Context) string {
@@ -160,8 +165,8 @@ func onlyPrimaryReturns(t *Trial) {
 	t.PowerOn(now)
 	t.NobodyAnswers(nobodyFor)
 	t.saysWhy(now)
-	t.PowerOn(t.W)
-	t.Serves(now)
+	t.goOnAlone(now, false, "Lost: nothing, unless "+other+" was promoted since by force")
+	t.fenced(now)
 }
 
 func bothLosePowerPrimaryReturns(t *Trial) {
@@ -222,11 +227,20 @@ func laggingStandbyForced(t *Trial) {
 	t.NobodyAnswers(nobodyFor)
 	t.saysWhy(t.B)
 	t.lossy = true
-	preview := t.force(t.B)
+	before := t.diverged(t.A)
+	preview := t.force(t.B, "bytes), the last ", "First switch "+t.A+" off")
 	if !preview.GetLossKnown() || preview.GetLossBytes() == 0 || preview.GetLossMs() <= 0 {
 		t.Failf("writes are lost, and the operator is told: %v", preview)
 	}
 	t.Serves(t.B)
+	t.HealLinks()
+	t.PowerOn(t.A)
+	t.OnlyServes(t.B, severalLeases)
+	t.Armed()
+	t.OnlyServes(t.B, time.Second)
+	if !t.keptAnother(t.A, before) {
+		t.Failf("A has not kept what only it had")
+	}
 }
 
 // postgresPort is that of PostgreSQL on the lab's hosts.

@@ -4,13 +4,8 @@ import "slices"
 
 // Why a row is not tried here.
 const (
-	simulated  = "sim: it cannot be made here, or not in bearable time; the simulation tries it"
-	needsVIP   = "needs the VIP"
-	needsIdent = "needs the re-enrolment of voters"
-	// needsCopies is said of rows in which a voter's whole data directory comes back from a copy.
-	needsCopies = "needs incarnations of voters: the whole data directory brought back from a copy"
-	needsAlone  = "needs shimctl serve --alone"
-	needsTLS    = "needs certificates"
+	simulated = "sim: it cannot be made here, or not in bearable time; the simulation tries it"
+	needsTLS  = "needs certificates"
 )
 
 // Rows are the rows of the failure matrix, in its order. A is the primary, B the standby, W the witness.
@@ -38,7 +33,7 @@ var processRows = []Row{
 	{Number: "4", Failure: "A's walsender hangs", Right: "commits wait; A goes solo through Raft", Serves: soloA, Run: walsenderHangs},
 	{Number: "5", Failure: "A's checkpointer frozen while B joins", Right: "B is not recorded in-sync until gating is proven", Serves: "A", Run: checkpointerFrozen},
 	{Number: "6", Failure: "kineshim on A crashes", Right: "PostgreSQL on A dies with it; B takes over", Serves: "B", Run: kineshimCrashes, Quick: true},
-	{Number: "7", Failure: "kineshim on A frozen (SIGSTOP), later resumed", Right: "B promotes; VIP leaves A by itself; A answers nothing stale on resume", Serves: "B", Run: kineshimFrozen, Lacks: needsVIP},
+	{Number: "7", Failure: "kineshim on A frozen (SIGSTOP), later resumed", Right: "B promotes; VIP leaves A by itself; A answers nothing stale on resume", Serves: "B", Run: kineshimFrozen},
 	{Number: "8", Failure: "PostgreSQL on B crashes", Right: "commits wait, then A goes solo", Serves: soloA, Run: standbyPostgresCrashes},
 	{Number: "9", Failure: "PostgreSQL or walreceiver on B frozen", Right: "as 8, by our timeout, not by PostgreSQL's 60 s", Serves: soloA, Run: standbyPostgresFrozen},
 	{Number: "10", Failure: "kineshim on B crashes or is frozen", Right: "as 8; B rejoins by itself", Serves: soloA, Run: standbyKineshimLost},
@@ -62,8 +57,8 @@ var networkRows = []Row{
 	{Number: "25", Failure: "A's NIC down", Right: "as 19; local clients get errors, not stale data", Serves: "B", Run: interfaceDown},
 	{Number: "26", Failure: "NIC flapping, 30 % packet loss", Right: "no flapping of roles; rate of failovers is limited", Serves: "last", Lacks: simulated},
 	{Number: "27", Failure: "switch reboot: all links down 30-60 s", Right: "block, no promotion, resume", Serves: "A", Run: switchReboots},
-	{Number: "28", Failure: "VIP taken by a foreign host", Right: "detected by an ARP probe; alarm; service stays reachable by node IP", Serves: "A", Lacks: needsVIP},
-	{Number: "29", Failure: "both nodes briefly hold the VIP", Right: "harmless: the node without the role refuses or forwards", Serves: "primary", Lacks: needsVIP},
+	{Number: "28", Failure: "VIP taken by a foreign host", Right: "detected by an ARP probe; alarm; service stays reachable by node IP", Serves: "A", Run: vipTakenByForeigner},
+	{Number: "29", Failure: "both nodes briefly hold the VIP", Right: "harmless: the node without the role refuses or forwards", Serves: "primary", Run: bothHaveVIPs},
 }
 
 var diskRows = []Row{
@@ -75,11 +70,11 @@ var diskRows = []Row{
 	{Number: "35", Failure: "A's disk remounted read-only, or EIO on fsync", Right: "write probe fails; B; the disk is not reused blindly", Serves: "B", Run: primaryDiskFails},
 	{Number: "36", Failure: "clock jumps by +-1 h on any node", Right: "no effect", Serves: "A", Run: clocksJump, Options: fakeClocks},
 	{Number: "37", Failure: "A suspended (VM pause) for 60 s, then resumed", Right: "A sees the higher epoch and answers nothing stale", Serves: "B", Run: nodeSuspended},
-	{Number: "38", Failure: "W's Raft log damaged", Right: "W refuses to start, says how to re-enrol", Serves: "A", Run: witnessLogDamaged, Lacks: needsIdent},
-	{Number: "39", Failure: "A's or B's Raft log damaged", Right: "re-enrolled as a new voter; PostgreSQL data kept", Serves: "other", Lacks: needsIdent, Run: dataNodeLogDamaged},
-	{Number: "40", Failure: "W's disk wiped, same identity comes back", Right: "it does not vote until re-enrolled", Serves: "A", Lacks: needsCopies, Run: witnessWiped},
-	{Number: "41", Failure: "W restored from an old image", Right: "refused: peers know a later incarnation", Serves: "A", Lacks: needsCopies},
-	{Number: "42", Failure: "A or B restored from an old image", Right: "refused as primary: epoch, timeline or LSN below the Raft record", Serves: "other", Lacks: needsCopies, Run: primaryRestored},
+	{Number: "38", Failure: "W's Raft log damaged", Right: "W refuses to start, says how to re-enrol", Serves: "A", Run: witnessLogDamaged},
+	{Number: "39", Failure: "A's or B's Raft log damaged", Right: "re-enrolled as a new voter; PostgreSQL data kept", Serves: "other", Run: dataNodeLogDamaged},
+	{Number: "40", Failure: "W's disk wiped, same identity comes back", Right: "it does not vote until re-enrolled", Serves: "A", Run: witnessWiped},
+	{Number: "41", Failure: "W restored from an old image", Right: "refused: peers know a later incarnation", Serves: "A", Run: witnessRestored},
+	{Number: "42", Failure: "A or B restored from an old image", Right: "refused as primary: epoch, timeline or LSN below the Raft record", Serves: "other", Run: restored},
 	{Number: "43", Failure: "B's data directory lost", Right: "re-clone by itself", Serves: soloA, Run: standbyDataLost},
 	{Number: "44", Failure: "A's data directory lost", Right: "promote B; A re-clones", Serves: "B", Run: primaryDataLost},
 	{Number: "45", Failure: "checksum failure in A's table", Right: "alarm, switch over, re-clone A", Serves: "B", Run: primaryTableDamaged},

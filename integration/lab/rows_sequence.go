@@ -1,14 +1,14 @@
 package lab
 
 var sequenceRows = []Row{
-	{Number: "49", Failure: "A and W lost at once, B left, S2", Right: "unavailable; the operator may override, told that nothing is lost", Serves: "none", Run: primaryAndWitnessLost, Lacks: needsAlone},
+	{Number: "49", Failure: "A and W lost at once, B left, S2", Right: "unavailable; the operator may override, told that nothing is lost", Serves: "none", Run: primaryAndWitnessLost},
 	{Number: "50", Failure: "B lost, A solo, then W lost", Right: "A goes on (solo needs no quorum while it keeps running)", Serves: "A", Run: standbyThenWitnessLost},
-	{Number: "51", Failure: "W lost (A solo in the record, B still replicating), later A lost", Right: "unavailable; the operator may promote B, told that nothing is lost", Serves: "none", Run: witnessThenPrimaryLost, Lacks: needsAlone},
+	{Number: "51", Failure: "W lost (A solo in the record, B still replicating), later A lost", Right: "unavailable; the operator may promote B, told that nothing is lost", Serves: "none", Run: witnessThenPrimaryLost},
 	{Number: "52", Failure: "W lost, later B lost", Right: "A goes on", Serves: "A", Run: witnessThenStandbyLost},
 	{Number: "53", Failure: "W down, then A-B cut", Right: "only A serves", Serves: "A", Run: witnessDownThenCut},
 	{Number: "53a", Failure: "A lost, B promoted and solo, then W lost", Right: "B goes on", Serves: "B", Run: promotedThenWitnessLost},
 	{Number: "53b", Failure: "A solo and cut off, an operator forces B; the cut heals", Right: "A sees the higher epoch, stops, keeps its tail aside, rejoins", Serves: "B", Run: forcedWhileCutOff},
-	{Number: "53c", Failure: "all lose power in S1 or S2; only A returns", Right: "waits for a majority once; serves alone only on an operator's word", Serves: "none", Run: onlyPrimaryReturns, Lacks: needsAlone},
+	{Number: "53c", Failure: "all lose power in S1 or S2; only A returns", Right: "waits for a majority once; serves alone only on an operator's word", Serves: "none", Run: onlyPrimaryReturns},
 	{Number: "54", Failure: "A and B lose power in S2; A returns with W", Right: "A serves, solo", Serves: "A", Run: bothLosePowerPrimaryReturns},
 	{Number: "55", Failure: "the same; B returns with W", Right: "B promotes", Serves: "B", Run: bothLosePowerStandbyReturns},
 	{Number: "56", Failure: "A and B lose power in S1; A returns", Right: "A serves", Serves: "A", Run: soloBothLosePowerPrimaryReturns},
@@ -21,7 +21,7 @@ var sequenceRows = []Row{
 	{Number: "63", Failure: "B crashes after the promotion is committed, before PostgreSQL is promoted", Right: "B finishes on restart; A may not resume", Serves: "B", Run: promotedCrashes},
 	{Number: "64", Failure: "W crashes in the middle of a promotion, after the commit", Right: "goes on", Serves: "B", Run: witnessCrashesDuringPromotion},
 	{Number: "65", Failure: "B promoted, then dies; A comes back", Right: "A is not in-sync: down until B returns", Serves: "none", Run: promotedDies},
-	{Number: "66", Failure: "A solo, W wiped, A lost, B and blank W up", Right: "down", Serves: "none", Lacks: needsCopies, Run: soloThenWitnessWiped},
+	{Number: "66", Failure: "A solo, W wiped, A lost, B and blank W up", Right: "down", Serves: "none", Run: soloThenWitnessWiped},
 	{Number: "67", Failure: "partition heals while the old primary still believes", Right: "the higher epoch wins; the old tail (never acknowledged) is kept aside for inspection, then discarded", Serves: "B", Run: partitionHeals},
 	{Number: "68", Failure: "A crashes during a switchover", Right: "B completes it, or A stays primary; never neither for longer than a failover", Serves: "one", Run: crashDuringSwitchover},
 	{Number: "69", Failure: "an operator runs pg_ctl promote on B by hand", Right: "kineshim refuses to serve from it; B is rebuilt", Serves: "A", Run: promotedByHand},

@@ -118,12 +118,14 @@ func (l *Lab) run(ctx context.Context, row *Row, story *bytes.Buffer) []string {
 	if err != nil {
 		return []string{"before the row: " + err.Error()}
 	}
-	t := &Trial{rig: r, ctx: ctx, A: primary, B: cluster.Other(primary), W: cluster.Witness, load: load, timeline: newTimeline(), off: map[string]bool{}}
+	t := &Trial{rig: r, ctx: ctx, A: primary, B: cluster.Other(primary), W: cluster.Witness, load: load, timeline: newTimeline(), vips: newVIPWatch(), off: map[string]bool{}}
+	t.timeline.vips = t.vips
 	fmt.Fprintf(story, "  A is %s, B is %s, W is %s; armed after %s\n", t.A, t.B, t.W, time.Since(began).Round(100*time.Millisecond))
 	sampling, stopSampling := context.WithCancel(ctx)
 	defer stopSampling()
 	for _, node := range cluster.DataNodes {
 		go t.timeline.sample(sampling, r.Cluster, node)
+		go t.vips.watch(sampling, r, node)
 	}
 	r.log.set(t.timeline)
 	defer r.log.set(nil)
@@ -162,18 +164,25 @@ func (t *Trial) finish() {
 	if !t.halted() {
 		t.Writes(cluster.A)
 		t.Writes(cluster.B)
+		t.OnlyHasVIPs(t.SomebodyServes())
+		t.Writes(VIP)
 		t.Must(t.load.halt())
 	}
 	found, epochs := t.load.gates.Stop()
 	t.timeline.note("primaries by epoch: %v", epochs)
+	for i, f := range t.vips.check() {
+		if i < maxFound {
+			t.Failf("%s", f)
+		}
+	}
+	for i, f := range found {
+		if i < maxFound && !t.parted {
+			t.Failf("two primaries: %s", f)
+		}
+	}
 	if t.lossy {
 		t.load.abandon()
 		return
-	}
-	for i, f := range found {
-		if i < maxFound {
-			t.Failf("two primaries: %s", f)
-		}
 	}
 	for _, f := range t.load.check(t.ctx) {
 		t.Failf("%s", f)

@@ -34,6 +34,8 @@ type timeline struct {
 	began time.Time
 	// live, if not nil, is told each event at once; none is kept then.
 	live io.Writer
+	// vips, if not nil, is told of the gates, and says where the virtual addresses are.
+	vips *vipWatch
 
 	mu     sync.Mutex // guards what follows
 	events []event
@@ -71,9 +73,13 @@ func (l *timeline) sample(ctx context.Context, c *cluster.Cluster, node string) 
 	t := time.NewTicker(sampleEvery)
 	defer t.Stop()
 	for ctx.Err() == nil {
+		asked := time.Now()
 		s, err := c.Status(ctx, node)
 		if ctx.Err() == nil {
 			l.saw(node, s, err)
+			if l.vips != nil && err == nil {
+				l.vips.gate(node, asked, time.Now(), cluster.Self(s).GetGateOpen())
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -143,7 +149,7 @@ func (l *timeline) at(t time.Time) sight {
 func (l *timeline) render(w io.Writer, rec *ledger.Recorder, entries []ledger.Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fmt.Fprintf(w, "  %7s  %-7s %5s %-6s %-4s  %s\n", "second", "primary", "epoch", "mode", "VIP", "clients: answered, errors, longest wait")
+	fmt.Fprintf(w, "  %7s  %-7s %5s %-6s %-5s  %s\n", "second", "primary", "epoch", "mode", "VIP", "clients: answered, errors, longest wait")
 	events := slices.Clone(l.events)
 	end := l.began
 	if n := len(events); n > 0 {
@@ -157,7 +163,11 @@ func (l *timeline) render(w io.Writer, rec *ledger.Recorder, entries []ledger.En
 		if s.epoch > 0 {
 			epoch = fmt.Sprint(s.epoch)
 		}
-		fmt.Fprintf(w, "  %7d  %-7s %5s %-6s %-4s  %s\n", second, cmp.Or(s.primary, "-"), epoch, s.mode, "-", clientsIn(seconds, second))
+		holders := "-"
+		if l.vips != nil {
+			holders = l.vips.holders(l.began.Add(time.Duration(second+1) * time.Second))
+		}
+		fmt.Fprintf(w, "  %7d  %-7s %5s %-6s %-5s  %s\n", second, cmp.Or(s.primary, "-"), epoch, s.mode, holders, clientsIn(seconds, second))
 		for len(events) > 0 && int(events[0].at.Sub(l.began)/time.Second) <= second {
 			fmt.Fprintf(w, "  %7.2f  | %s\n", events[0].at.Sub(l.began).Seconds(), events[0].text)
 			events = events[1:]
@@ -202,7 +212,7 @@ func clientsIn(seconds []map[string]*met, second int) string {
 		return ""
 	}
 	var out []string
-	for _, node := range cluster.DataNodes {
+	for _, node := range append(slices.Clone(cluster.DataNodes), VIP) {
 		m := seconds[second][node]
 		if m == nil {
 			m = &met{}

@@ -21,10 +21,13 @@ type Trial struct {
 
 	load     *load
 	timeline *timeline
+	vips     *vipWatch
 	failures []string
 	// lossy: an operator has forced a promotion that may lose writes, so that the ledger cannot be asked.
 	lossy bool
-	off   map[string]bool // hosts without power
+	// parted: the operator did so while the old primary served, so that both may have answered.
+	parted bool
+	off    map[string]bool // hosts without power
 }
 
 // ended is what stops a row that has failed.
