@@ -32,7 +32,6 @@ type checker struct {
 	open      [2]time.Duration // when each gate was open last
 	acked     int
 	reads     int
-	records   int
 }
 
 func (c *checker) init(w *World) {

@@ -62,7 +62,6 @@ type memory struct {
 	joinedAt, noJoinUntil time.Duration
 	slot                  bool
 	grant                 grant
-	busyWith              string // cloning and the like
 	rebuilt               string
 
 	peer peer
@@ -81,15 +80,11 @@ type grant struct{ instance, nonce string }
 
 // observation is what PostgreSQL says of itself.
 type observation struct {
-	recovery           bool
-	timeline           uint32
-	flush, received    record.LSN
-	streaming          bool
-	standbys           []seen
-	standbyStreams     bool
-	standbyFlush       record.LSN
-	standbyPID         int
-	stale, standbyBeen bool
+	recovery        bool
+	timeline        uint32
+	flush, received record.LSN
+	streaming       bool
+	standbys        []seen
 }
 
 type seen struct {

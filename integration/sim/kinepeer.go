@@ -15,26 +15,24 @@ const (
 
 // nodeState is what a data node says of itself.
 type nodeState struct {
-	instance, rebuilt           string
-	epoch                       uint64
-	role                        decide.Role
-	promoting                   bool
-	timeline                    uint32
-	system                      uint64
-	lsn                         record.LSN
-	whole, streaming, gate      bool
-	relief, leaving, serves     bool
-	cloning, starting, stopping bool
+	instance, rebuilt      string
+	epoch                  uint64
+	role                   decide.Role
+	timeline               uint32
+	system                 uint64
+	lsn                    record.LSN
+	whole, streaming, gate bool
+	relief, leaving        bool
 }
 
 // peer is what the other node has said.
 type peer struct {
-	state              *nodeState
-	at, askedAt        time.Duration
-	age                time.Duration // never: nothing was heard
-	refused            bool
-	notReadySince      time.Duration
-	exchanging, poking bool
+	state         *nodeState
+	at, askedAt   time.Duration
+	age           time.Duration // never: nothing was heard
+	refused       bool
+	notReadySince time.Duration
+	poking        bool
 }
 
 func (k *kine) peerAge() time.Duration {

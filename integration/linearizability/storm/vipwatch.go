@@ -101,5 +101,5 @@ func holdsVIP(r *lab.Rig, node string) (bool, error) {
 	if err == nil && !strings.Contains(string(table), r.Site().Address(node)) {
 		err = errors.New("the host's own address is not in its table")
 	}
-	return strings.Contains(string(table), lab.VIPAddress+"\n"), err
+	return strings.Contains(string(table), lab.VIPs[0].String()+"\n"), err
 }
