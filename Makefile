@@ -28,12 +28,16 @@ help: ## list the targets
 setup: ## install PostgreSQL 14-18 if it is missing, check Go
 	@scripts/setup.sh
 
+.PHONY: setup-lab
+setup-lab:
+	@scripts/setup.sh lab
+
 .PHONY: run
 run: setup build ## start two data nodes and a witness on this machine, data in ./run (K3S=1: print the k3s command too)
 	@exec $(BIN)/devcluster --dir $(RUN) $(if $(filter-out 0,$(K3S)),--k3s)
 
 .PHONY: test
-test: setup ## go vet and all tests, on real PostgreSQL and real processes (TESTFLAGS=... is passed to go test)
+test: setup-lab ## go vet and all tests, on real PostgreSQL and real processes (TESTFLAGS=... is passed to go test)
 	@scripts/test.sh $(TESTFLAGS)
 
 .PHONY: build
@@ -91,7 +95,7 @@ e2e: setup ## Kubernetes' own storage tests against kineshim (also part of `make
 	@integration/kubernetes/run.sh $(TESTFLAGS)
 
 .PHONY: soak
-soak: setup build ## NEMESIS=2h of it, then failover tests many times over (ROUNDS=10), the oracle's random sequences (CHECKS=100000), linearizability across 50 failovers and 50 switchovers, and its mutants
+soak: setup-lab build ## NEMESIS=2h of it, then failover tests many times over (ROUNDS=10), the oracle's random sequences (CHECKS=100000), linearizability across 50 failovers and 50 switchovers, and its mutants
 	@$(MAKE) --no-print-directory nemesis NEMESIS=$(or $(NEMESIS),2h)
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/engineserver
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 KINESHIM_ROUNDS=$(or $(ROUNDS),10) go test ./integration -count=1 -timeout 24h -v $(TESTFLAGS)
@@ -99,13 +103,13 @@ soak: setup build ## NEMESIS=2h of it, then failover tests many times over (ROUN
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 go -C integration/linearizability test -count=1 -timeout 24h -v $(TESTFLAGS) .
 
 .PHONY: nemesis
-nemesis: setup build ## random failures of a cluster on three hosts, as root: SEED=n, NEMESIS=5m, BURST=n that one of the seed only, PLAN=file instead of a seed, RACE=1 nodes with the race detector; evidence in OUT=/tmp/kineshim-nemesis
+nemesis: setup-lab build ## random failures of a cluster on three hosts, as root: SEED=n, NEMESIS=5m, BURST=n that one of the seed only, PLAN=file instead of a seed, RACE=1 nodes with the race detector; evidence in OUT=/tmp/kineshim-nemesis
 	@$(if $(filter-out 0,$(RACE)),mkdir -p "$(BIN)/race" && CGO_ENABLED=1 go build -race -buildvcs=false -o "$(BIN)/race/" ./cmd/kineshim ./cmd/raftwitness)
 	@CGO_ENABLED=0 go -C integration/linearizability build -trimpath -buildvcs=false -o "$(abspath $(BIN))/" ./cmd/nemesis
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))$(if $(filter-out 0,$(RACE)),/race)" $(BIN)/nemesis --for $(or $(NEMESIS),5m) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) $(if $(BURST),--burst $(BURST)) $(if $(PLAN),--plan $(PLAN)) $(NEMESISFLAGS)
 
 .PHONY: lab
-lab: setup build ## the failure matrix for real, as root: ROW=19 (or 19,53a) for some rows, QUICK=1 for the quick ones; stories and logs in OUT=/tmp/kineshim-lab
+lab: setup-lab build ## the failure matrix for real, as root: ROW=19 (or 19,53a) for some rows, QUICK=1 for the quick ones; stories and logs in OUT=/tmp/kineshim-lab
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/lab
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/lab $(if $(OUT),--out $(OUT)) $(if $(ROW),--rows $(ROW)) $(if $(filter-out 0,$(QUICK)),--quick) $(LABFLAGS)
 

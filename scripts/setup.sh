@@ -2,6 +2,8 @@
 # Makes this machine ready for `make run` and `make test`: Go of go.mod's version or later, and the server binaries of
 # PostgreSQL 14 to 18. PostgreSQL is installed from Debian's packages if it is missing; nothing else is changed, and the
 # network is not used when all is there.
+#
+# setup.sh lab also installs what hosts made of network namespaces need (integration/lab), if it runs as root; nobody else can make them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -64,6 +66,26 @@ install_postgres() {
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql
 }
 
+# install_lab installs the lab's tools. Without them its tests are skipped, which they say: so nothing fails here.
+install_lab() {
+	local missing=()
+	((EUID == 0)) || return 0
+	command -v ip >/dev/null || missing+=(iproute2)
+	command -v nft >/dev/null || missing+=(nftables)
+	command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+	command -v mount >/dev/null || missing+=(mount)
+	compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
+	((${#missing[@]} > 0)) || return 0
+	if ! command -v apt-get >/dev/null; then
+		echo "setup: for the lab of network namespaces, install what is missing of: ${missing[*]}" >&2
+		return 0
+	fi
+	echo "setup: for the lab of network namespaces, installing Debian's packages: ${missing[*]}"
+	if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; }; then
+		echo "setup: they could not be installed: the tests that need hosts of their own will be skipped" >&2
+	fi
+}
+
 check_go() {
 	local want have
 	want=$(sed -nE 's/^go ([0-9.]+).*/\1/p' go.mod)
@@ -84,3 +106,6 @@ if ! dir=$(find_postgres); then
 		"Supported are PostgreSQL $oldest to $newest; found: $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tr '\n' ' ')"
 fi
 echo "setup: Go $go_version, PostgreSQL $(major "$dir") in $dir"
+if [[ ${1:-} == lab ]]; then
+	install_lab
+fi
