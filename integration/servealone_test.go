@@ -73,6 +73,7 @@ func TestStandbyServesAloneWhenTheOthersAreLost(t *testing.T) {
 	p := r.primary(t)
 	last := cluster.Other(p)
 	r.create(t, p, "/alone/both")
+	r.waitMode(t, last, "paired", failoverWithin) // it knows so, too: a follower learns a little later what is committed
 	if why := r.refusedAlone(t, last); !strings.Contains(why, "is alive and serves") {
 		t.Error(why)
 	}
