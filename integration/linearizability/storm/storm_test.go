@@ -21,8 +21,8 @@ import (
 
 const (
 	// fixedFor and freshFor are how long bursts of the fixed seed and of a fresh one are begun.
-	fixedFor = 40 * time.Second
-	freshFor = 45 * time.Second
+	fixedFor = 30 * time.Second
+	freshFor = 30 * time.Second
 	// fixedSeed is one whose first bursts are of many kinds, and short.
 	fixedSeed = 1
 )
