@@ -326,7 +326,7 @@ func (b *bubble) wantAll(n *Node) {
 // Three real voters, crashed, cut off, delayed and restarted: at no moment have two of them a lease, nothing is lost that was committed, and
 // once all has healed a data node leads within a bound.
 func TestRealVotersInVirtualTime(t *testing.T) {
-	seeds, first := 12, uint64(1)
+	seeds, first := 8, uint64(1)
 	if s := os.Getenv("BUBBLE_SEED"); s != "" { // replay: the same failures, if not the same order of goroutines
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
