@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -113,7 +114,7 @@ func (n *Node) openMemory(c *raft.Config, snaps raft.SnapshotStore) error {
 		return lost(livesFile)
 	case m.Log == "":
 		m.Server, m.Log = id.ServerID, newNonce()
-		if err := m.save(); err != nil {
+		if err := m.put(m.lives); err != nil {
 			return err
 		}
 	}
@@ -178,25 +179,16 @@ func (m *memory) load() error {
 	return nil
 }
 
-// begin begins a new life. It is durable when begin returns: before anybody hears of it.
+// begin begins a new life. It is durable when begin returns: before anybody hears of it, or of m.
 func (m *memory) begin() error {
-	m.file.Lock()
-	defer m.file.Unlock()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.Life++
 	m.Nonce = newNonce()
-	return m.save()
+	return m.put(m.lives)
 }
 
-// save writes the file. Both locks are held, or nobody else knows m.
-func (m *memory) save() error {
-	b, err := json.Marshal(m.lives)
-	return m.put(b, err)
-}
-
-// put writes what was marshalled, unless that failed. m.file is held, or nobody else knows m.
-func (m *memory) put(b []byte, err error) error {
+// put writes the file. m.file is held, or nobody else knows m; a flush may take as long as the disk likes, so m.mu is not held once others know m.
+func (m *memory) put(l lives) error {
+	b, err := json.Marshal(l)
 	if err == nil {
 		err = writeDurably(m.path, append(b, '\n'))
 	}
@@ -204,6 +196,13 @@ func (m *memory) put(b []byte, err error) error {
 		return fmt.Errorf("write %s: %w", m.path, err)
 	}
 	return nil
+}
+
+// copied returns the lives as they are, to be written without m.mu, which is held.
+func (m *memory) copied() lives {
+	l := m.lives
+	l.Others = maps.Clone(l.Others)
+	return l
 }
 
 // void returns why this voter is void; nil: it is not.
@@ -218,12 +217,14 @@ func (m *memory) setVoid(v Void) (news bool, err error) {
 	m.file.Lock()
 	defer m.file.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.Void != nil {
+		m.mu.Unlock()
 		return false, nil
 	}
 	m.Void = &v
-	return true, m.save()
+	l := m.copied()
+	m.mu.Unlock()
+	return true, m.put(l)
 }
 
 // of returns what is known of the server.
@@ -235,29 +236,30 @@ func (m *memory) of(server string) known {
 
 // accept judges the claim by what is known now and remembers it. What is new of a life is durable when it returns "", nil.
 func (m *memory) accept(server string, c claim) (b breach, why string, err error) {
-	m.file.Lock()
+	m.file.Lock() // so that but for what is seen of the server nothing changes while it is written
 	defer m.file.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	old := m.Others[server]
-	if b, why := old.judge(c); b != "" {
+	b, why = old.judge(c)
+	k := old.with(c)
+	if b != "" || k.Log == old.Log && k.Life == old.Life {
+		if b == "" && k != old {
+			m.Others[server] = k
+			m.soon()
+		}
+		m.mu.Unlock()
 		return b, why, nil
 	}
-	k := old.with(c)
-	switch {
-	case k == old:
-		return "", "", nil
-	case k.Log == old.Log && k.Life == old.Life:
-		m.Others[server] = k
-		m.soon()
-		return "", "", nil
-	}
-	m.Others[server] = k
-	delete(m.held, server)
-	if err := m.save(); err != nil {
-		m.Others[server] = old
+	l := m.copied()
+	l.Others[server] = k
+	m.mu.Unlock()
+	if err := m.put(l); err != nil {
 		return "", "", err
 	}
+	m.mu.Lock()
+	m.Others[server] = m.Others[server].with(c)
+	delete(m.held, server)
+	m.mu.Unlock()
 	if old.Log != "" && m.newLife != nil {
 		m.newLife(server)
 	}
@@ -322,9 +324,9 @@ func (m *memory) write() {
 	m.file.Lock()
 	defer m.file.Unlock()
 	m.mu.Lock()
-	b, err := json.Marshal(m.lives)
+	l := m.copied()
 	m.mu.Unlock()
-	err = m.put(b, err)
+	err := m.put(l)
 	if err != nil {
 		m.soon()
 	}

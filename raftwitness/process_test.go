@@ -118,6 +118,17 @@ func written(t *testing.T, pid int) string {
 	return ""
 }
 
+// settled waits until what was known has been written: the last commit index has reached the voter, and it has gathered what it learnt.
+func settled(t *testing.T, dir string) (files string) {
+	t.Helper()
+	eventually(t, "files that stay as they are", func() bool {
+		files = listing(t, dir)
+		time.Sleep(3 * rememberAfter)
+		return files == listing(t, dir)
+	})
+	return files
+}
+
 func TestIdleWitnessWritesNothing(t *testing.T) {
 	t.Parallel()
 	const idle = 10 * time.Second
@@ -131,9 +142,8 @@ func TestIdleWitnessWritesNothing(t *testing.T) {
 			s := n.Status()
 			return s.Heard["w"] > 0 && s.CommitIndex == n.raft.LastIndex()
 		})
-		time.Sleep(time.Second) // until the last commit index has reached w
-		term := c.node("a").Status().Term
-		files, bytes := listing(t, dir), written(t, pid)
+		files := settled(t, dir)
+		term, bytes := c.node("a").Status().Term, written(t, pid)
 		time.Sleep(idle)
 		if now := c.node("a").Status().Term; now != term {
 			t.Logf("term %d became %d: again", term, now)

@@ -223,10 +223,12 @@ func (n *node) sql(ctx context.Context, text string) {
 	check(n.t, text, execute(ctx, n.session(ctx, Database), text))
 }
 
-// value runs a query in a session of its own and returns its one value as text.
+// value runs a query in a session of its own, which ends with it, and returns its one value as text.
 func (n *node) value(ctx context.Context, query string) string {
 	n.t.Helper()
-	return value(n.t, ctx, n.session(ctx, Database), query)
+	conn := n.session(ctx, Database)
+	defer closeSession(conn)
+	return value(n.t, ctx, conn, query)
 }
 
 func value(t *testing.T, ctx context.Context, conn *pgconn.PgConn, query string) string {
