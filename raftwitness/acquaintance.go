@@ -144,7 +144,7 @@ func (n *Node) duplicate(h hello) string {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(askTimeout))
-	r, err := greet(c, hello{Cluster: n.cfg.Identity.ClusterID, From: n.cfg.Identity.ServerID, To: h.From, Promise: n.cfg.Identity.Promise, Ask: true})
+	r, err := n.group.greet(c, hello{Cluster: n.cfg.Identity.ClusterID, From: n.cfg.Identity.ServerID, To: h.From, Promise: n.cfg.Identity.Promise, Ask: true})
 	if err != nil || r.Server != h.From || r.Claim.Log != k.Log || r.Claim.Life != k.Life || r.Claim.Nonce != k.Nonce {
 		return ""
 	}

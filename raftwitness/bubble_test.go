@@ -123,7 +123,7 @@ func (b *bubble) stop(name string, mute, news bool) {
 				p, _ := b.ids[name].PeerByName(to)
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 				defer cancel()
-				Depart(ctx, b.net.dialer(name), b.ids[name], p, term)
+				(&group{id: b.ids[name]}).tell(ctx, b.net.dialer(name), p, term)
 			})
 		}
 	}

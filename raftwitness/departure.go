@@ -7,6 +7,8 @@ import (
 	"net"
 	"time"
 
+	"kineshim/pki"
+
 	"github.com/hashicorp/raft"
 )
 
@@ -25,23 +27,29 @@ var errUnheard = errors.New("this voter knows nothing of departures")
 // term beyond the given one. The caller must have proof: every thread of the process is gone. A connection that was refused or
 // reset is none, nor is silence. When Depart returns nil, the voter acts on it; then it may be repeated, and it may come late.
 //
-// The address is to.Raft; dial is as in Config, nil is plain TCP. ctx bounds all of it.
-func Depart(ctx context.Context, dial func(address string, timeout time.Duration) (net.Conn, error), id Identity, to Peer, term uint64) error {
+// The address is to.Raft; credentials are the server's, nil without TLS. ctx bounds all of it.
+func Depart(ctx context.Context, credentials *pki.Credentials, id Identity, to Peer, term uint64) error {
 	if term == 0 {
 		return errors.New("depart: no term")
 	}
-	if dial == nil {
-		dial = dialTCP
+	g, dial := &group{id: id}, dialTCP
+	if credentials != nil {
+		g.tls, dial = credentials.Server(anybody, raftProtocol), credentials.Over(dialTCP, anybody, raftProtocol)
 	}
+	return g.tell(ctx, dial, to, term)
+}
+
+// tell is Depart.
+func (g *group) tell(ctx context.Context, dial func(string, time.Duration) (net.Conn, error), to Peer, term uint64) error {
 	deadline := time.Now().Add(helloTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	err := departOnce(ctx, dial, id, to, term, deadline)
+	err := g.tellOnce(ctx, dial, to, term, deadline)
 	var other *otherServer
 	if errors.As(err, &other) { // enrolled anew since the identity was read: it is whoever votes there now that has to know
 		to.ServerID = other.server
-		err = departOnce(ctx, dial, id, to, term, deadline)
+		err = g.tellOnce(ctx, dial, to, term, deadline)
 	}
 	return err
 }
@@ -54,7 +62,7 @@ type otherServer struct {
 
 func (o *otherServer) Error() string { return o.err.Error() }
 
-func departOnce(ctx context.Context, dial func(string, time.Duration) (net.Conn, error), id Identity, to Peer, term uint64, deadline time.Time) error {
+func (g *group) tellOnce(ctx context.Context, dial func(string, time.Duration) (net.Conn, error), to Peer, term uint64, deadline time.Time) error {
 	c, err := dial(to.Raft, max(time.Millisecond, time.Until(deadline)))
 	if err != nil {
 		return fmt.Errorf("tell %s of the departure: %w", to.Name, err)
@@ -62,7 +70,7 @@ func departOnce(ctx context.Context, dial func(string, time.Duration) (net.Conn,
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	c.SetDeadline(deadline)
-	r, err := greet(c, hello{Cluster: id.ClusterID, From: id.ServerID, To: to.ServerID, Promise: id.Promise, Departed: term})
+	r, err := g.greet(c, hello{Cluster: g.id.ClusterID, From: g.id.ServerID, To: to.ServerID, Promise: g.id.Promise, Departed: term})
 	switch {
 	case err != nil:
 	case r.Error != "" && r.Server != "" && r.Server != to.ServerID:

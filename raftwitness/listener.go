@@ -2,6 +2,7 @@ package raftwitness
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// hello opens each connection: it says which cluster the caller belongs to, who it is and whom it expects to find. Mutual
-// TLS goes below it, by way of the listener and the dial function.
+// hello opens each connection, inside mutual TLS: it says which cluster the caller belongs to, who it is and whom it expects to find. That it is who it
+// says, its certificate has to say too.
 type hello struct {
 	Cluster string `json:"cluster"`
 	From    string `json:"from"`
@@ -79,7 +80,9 @@ type Listener struct {
 
 // group is one cluster's share of the port.
 type group struct {
-	id    Identity
+	id Identity
+	// tls is what the group's voters show and ask for; nil: they speak without.
+	tls   *tls.Config
 	conns chan net.Conn
 	done  chan struct{}
 	owner *Listener
@@ -120,7 +123,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return c.Listen(ctx, "tcp", address)
 }
 
-// NewListener serves ln until Close. ln may be a TLS listener.
+// NewListener serves ln until Close. Whether TLS is spoken, each group decides for its cluster.
 func NewListener(ln net.Listener, log *slog.Logger) *Listener {
 	l := &Listener{ln: ln, log: log, groups: map[string]*group{}, sem: make(chan struct{}, maxGreeting)}
 	l.wg.Add(1)
@@ -171,11 +174,17 @@ func (l *Listener) accept() {
 // welcome reads the hello, answers it and gives the connection to its group.
 func (l *Listener) welcome(c net.Conn) error {
 	c.SetDeadline(time.Now().Add(helloTimeout))
+	ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
+	defer cancel()
+	c, err := l.secure(ctx, c)
+	if err != nil {
+		return err
+	}
 	var h hello
 	if err := readFrame(c, &h); err != nil {
 		return err
 	}
-	g, err := l.route(h)
+	g, err := l.route(c, h)
 	if err == nil && h.Departed > 0 {
 		err = g.depart(h.From, h.Departed)
 	}
@@ -193,12 +202,15 @@ func (l *Listener) welcome(c net.Conn) error {
 	return g.take(c, h.From)
 }
 
-func (l *Listener) route(h hello) (*group, error) {
+func (l *Listener) route(c net.Conn, h hello) (*group, error) {
 	l.mu.Lock()
 	g := l.groups[h.Cluster]
 	l.mu.Unlock()
 	if g == nil {
 		return nil, fmt.Errorf("cluster %q is not known here", h.Cluster)
+	}
+	if err := g.authentic(c, h.From); err != nil {
+		return nil, err // a stranger is told nothing of the cluster
 	}
 	return g, g.check(h)
 }
@@ -341,7 +353,7 @@ func (g *group) introduce(c net.Conn, server, address string, h hello) error {
 		}
 		h.Claim = g.who.claim()
 	}
-	r, err := greet(c, h)
+	r, err := g.greet(c, h)
 	if err == nil && r.Error != "" {
 		err = fmt.Errorf("%s at %s refuses: %s", server, address, r.Error)
 		if g.who != nil && r.Server == server {
@@ -354,14 +366,20 @@ func (g *group) introduce(c net.Conn, server, address string, h hello) error {
 	return err
 }
 
-// greet says hello and waits for the answer.
-func greet(c net.Conn, h hello) (helloReply, error) {
+// greet says hello and waits for the answer, which is whose it says, or nobody's.
+func (g *group) greet(c net.Conn, h hello) (helloReply, error) {
 	var r helloReply
 	err := writeFrame(c, h)
 	if err == nil {
 		err = readFrame(c, &r)
 	}
-	return r, err
+	if err == nil && r.Server != "" {
+		err = g.authentic(c, r.Server)
+	}
+	if err != nil {
+		return helloReply{}, err
+	}
+	return r, nil
 }
 
 type serverAddr string

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kineshim/pki"
 	"kineshim/raftwitness/record"
 
 	"github.com/hashicorp/raft"
@@ -27,7 +28,9 @@ type Config struct {
 	Identity Identity
 	// Listener is the port, perhaps shared with other clusters.
 	Listener *Listener
-	// Dial connects to another voter; nil is plain TCP. It is where TLS goes.
+	// Credentials are this voter's, for mutual TLS with the others; nil: without TLS, in tests.
+	Credentials *pki.Credentials
+	// Dial connects to another voter, below TLS; nil is plain TCP.
 	Dial func(address string, timeout time.Duration) (net.Conn, error)
 	// Address gives a voter's current host:port by its name; nil or "" falls back to the identity's.
 	Address func(name string) string
@@ -93,6 +96,9 @@ func Open(cfg Config) (_ *Node, err error) {
 	if cfg.Dial == nil {
 		cfg.Dial = dialTCP
 	}
+	if cfg.Credentials != nil {
+		cfg.Dial = cfg.Credentials.Over(cfg.Dial, anybody, raftProtocol)
+	}
 	if cfg.Clock == nil {
 		cfg.Clock = bootTime
 	}
@@ -131,6 +137,9 @@ func (n *Node) start() error {
 	logger := newLogger(n.cfg.Log)
 	n.group = newGroup(id, n.cfg.Listener, n.dial, n.address)
 	n.group.who = n
+	if n.cfg.Credentials != nil {
+		n.group.tls = n.cfg.Credentials.Server(anybody, raftProtocol)
+	}
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.group, MaxPool: connectionPool, MaxRPCsInFlight: 1, Timeout: max(minRPCTimeout, 2*id.Promise), Logger: logger,
 	})
