@@ -60,6 +60,8 @@ func TestWhoMayConnect(t *testing.T) {
 	a := newNode(t, freePort(t), 1).withData(ctx)
 	a.startPrimary(ctx, 1)
 	s, socket := testSecrets, a.cfg.SocketDir
+	secure, err := a.clientConfig()
+	check(t, "certificates", err)
 	for _, c := range []struct {
 		host, user, password, database string
 		allowed                        bool
@@ -77,7 +79,13 @@ func TestWhoMayConnect(t *testing.T) {
 		{"127.0.0.1", Superuser, s.Superuser, "postgres", false},
 		{"127.0.0.1", KineRole, s.Kine, Database, false},
 	} {
-		conn, err := connect(ctx, c.host, a.cfg.Port, c.user, c.password, c.database, nil)
+		var conn *pgconn.PgConn
+		var err error
+		if c.host == socket {
+			conn, err = connect(ctx, c.host, a.cfg.Port, c.user, c.password, c.database, nil)
+		} else {
+			conn, err = connectTLS(ctx, secure, c.host, a.cfg.Port, c.user, c.password, c.database, nil)
+		}
 		if err == nil {
 			closeSession(conn)
 		}

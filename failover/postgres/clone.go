@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -41,7 +42,7 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 	if err := s.makeRoom(d); err != nil {
 		return err
 	}
-	if err := s.writeConfig(s.toolPassfile(), s.renderPassfile()); err != nil {
+	if err := errors.Join(s.writeConfig(s.toolPassfile(), s.renderPassfile()), s.writeTLS()); err != nil {
 		return err
 	}
 	s.log.Info("cloning", "from", s.cfg.Peer.Host, "port", s.cfg.Peer.Port)

@@ -22,7 +22,7 @@ func (s *Server) toolPassfile() string { return s.statePath("pgpass") }
 
 // lockedSettings stand on the postmaster's command line, which beats every file, ALTER SYSTEM's included.
 func (s *Server) lockedSettings() [][2]string {
-	return [][2]string{
+	settings := [][2]string{
 		{"config_file", s.confPath()},
 		{"hba_file", s.hbaPath()},
 		{"ident_file", s.identPath()},
@@ -37,6 +37,7 @@ func (s *Server) lockedSettings() [][2]string {
 		{"recovery_min_apply_delay", "0"},
 		{"restart_after_crash", "on"},
 	}
+	return append(settings, s.tlsSettings()...)
 }
 
 // ownSettings are the rest of what kineshim decides.
@@ -112,8 +113,8 @@ func (s *Server) renderHBA() []byte {
 		"local all " + Superuser + " scram-sha-256",
 		"local replication " + Superuser + "," + ReplicationRole + " scram-sha-256",
 		"local " + Database + ",postgres " + KineRole + " scram-sha-256",
-		"host replication " + ReplicationRole + " " + peer + " scram-sha-256",
-		"host postgres " + ReplicationRole + " " + peer + " scram-sha-256",
+		s.hbaHost() + " replication " + ReplicationRole + " " + peer + " scram-sha-256" + s.hbaOption(),
+		s.hbaHost() + " postgres " + ReplicationRole + " " + peer + " scram-sha-256" + s.hbaOption(),
 	}
 	lines = append(lines, s.applicationHBA()...)
 	return []byte(strings.Join(append(lines, s.cfg.ExtraHBA...), "\n") + "\n")
@@ -130,12 +131,8 @@ const noUpstream = "primary_conninfo = ''\nprimary_slot_name = ''\n"
 
 // peerConninfo is how PostgreSQL's own programs reach the peer. It holds no password.
 func (s *Server) peerConninfo(applicationName, hostaddr string) string {
-	info := fmt.Sprintf("host=%s port=%d user=%s application_name=%s", s.cfg.Peer.Host, s.cfg.Peer.Port, ReplicationRole, applicationName)
-	if hostaddr != "" {
-		info += " hostaddr=" + hostaddr
-	}
-	// The peer offers no TLS yet; saying so saves two round trips at every connection.
-	return info + " sslmode=disable gssencmode=disable connect_timeout=5 keepalives_idle=5 keepalives_interval=2 keepalives_count=3"
+	info := fmt.Sprintf("%s port=%d user=%s application_name=%s %s", s.peerHost(hostaddr), s.cfg.Peer.Port, ReplicationRole, applicationName, s.conninfoTLS())
+	return info + " gssencmode=disable connect_timeout=5 keepalives_idle=5 keepalives_interval=2 keepalives_count=3"
 }
 
 func (s *Server) renderPassfile() []byte {
@@ -157,6 +154,9 @@ func (s *Server) writeConf() error {
 		if err := s.writeConfig(f.path, f.content); err != nil {
 			return err
 		}
+	}
+	if err := s.writeTLS(); err != nil {
+		return err
 	}
 	return s.emptyAutoConf()
 }

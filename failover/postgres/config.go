@@ -61,6 +61,8 @@ type Config struct {
 	// Peer is the other data node's PostgreSQL.
 	Peer    HostPort
 	Secrets Secrets
+	// TLS is for replication; nil, in tests: without. SetTLS renews it.
+	TLS *TLS
 	// OSUser owns the files and runs PostgreSQL, which refuses to run as root; "" means "postgres" for root, else the current user.
 	OSUser string
 	// Settings are added to postgresql.conf; ForbiddenSettings says which are refused.

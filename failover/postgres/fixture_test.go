@@ -89,6 +89,7 @@ func testConfig(dir string, port, peerPort int) Config {
 		Port:       port,
 		Peer:       HostPort{"127.0.0.1", peerPort},
 		Secrets:    testSecrets,
+		TLS:        testTLS(),
 		Log:        slog.New(slog.DiscardHandler),
 	}
 }

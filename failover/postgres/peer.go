@@ -102,7 +102,7 @@ func fits(peer peerState, systemID uint64, timeline uint32, have record.LSN) err
 
 // peerStream opens a replication connection to the peer, which must be a primary.
 func (s *Server) peerStream(ctx context.Context) (*pgconn.PgConn, error) {
-	conn, err := connect(ctx, s.cfg.Peer.Host, s.cfg.Peer.Port, ReplicationRole, s.cfg.Secrets.Replication, "", map[string]string{
+	conn, err := s.connectPeer(ctx, "", map[string]string{
 		"application_name": "kineshim_check",
 		"replication":      "true",
 	})

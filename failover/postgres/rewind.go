@@ -108,7 +108,7 @@ func (s *Server) checkPeer(ctx context.Context, d DataState) (peerState, error) 
 	if peer.systemID != d.SystemID {
 		return peer, fmt.Errorf("%w: %d there, %d here", ErrForeign, peer.systemID, d.SystemID)
 	}
-	conn, err := connect(ctx, s.cfg.Peer.Host, s.cfg.Peer.Port, ReplicationRole, s.cfg.Secrets.Replication, "postgres",
+	conn, err := s.connectPeer(ctx, "postgres",
 		map[string]string{"application_name": "kineshim_check", "search_path": "pg_catalog"})
 	if err != nil {
 		return peer, err

@@ -29,6 +29,9 @@ type Server struct {
 	lock     sync.Mutex
 	lockFile *os.File
 
+	// renewed is the TLS that has taken the place of the configured one; nil before.
+	renewed atomic.Pointer[TLS]
+
 	monitor monitor
 	solo    solo
 	epoch   epochCommits

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,17 +23,24 @@ const connectWithin = 5 * time.Second
 
 var errNoCancel = errors.New("this session sends no cancel request")
 
-// connect opens a session with exactly the given parameters: no environment variable and no service file adds to them.
+// connect opens a session over the unix socket; see connectTLS.
+func connect(ctx context.Context, host string, port int, user, password, database string, params map[string]string) (*pgconn.PgConn, error) {
+	return connectTLS(ctx, nil, host, port, user, password, database, params)
+}
+
+// connectTLS opens a session with exactly the given parameters: no environment variable and no service file adds to them.
+//
+// secure, unless nil, is the TLS without which no word is said.
 //
 // The session is unable to send a cancel request, which the driver would otherwise do whenever a context ends: a cancelled
 // commit that waits for the standby becomes visible without having been replicated.
-func connect(ctx context.Context, host string, port int, user, password, database string, params map[string]string) (*pgconn.PgConn, error) {
+func connectTLS(ctx context.Context, secure *tls.Config, host string, port int, user, password, database string, params map[string]string) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig("host=/ port=1 user=x password=x dbname=x sslmode=disable passfile=/dev/null target_session_attrs=any")
 	if err != nil {
 		return nil, err
 	}
 	cfg.Host, cfg.Port, cfg.User, cfg.Password, cfg.Database = host, uint16(port), user, password, database
-	cfg.RuntimeParams = params
+	cfg.RuntimeParams, cfg.TLSConfig = params, secure
 	cfg.Fallbacks, cfg.ValidateConnect, cfg.AfterConnect = nil, nil, nil
 	cfg.ConnectTimeout = connectWithin
 	// A server that is not ours must not be able to ask for the password in the clear.

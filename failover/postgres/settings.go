@@ -79,7 +79,14 @@ var ForbiddenSettings = map[string]string{
 	"unix_socket_permissions":             address,
 	"unix_socket_group":                   address,
 	"bonjour":                             address,
-	"ssl":                                 address,
+	"ssl":                                 certs,
+	"ssl_ca_file":                         certs,
+	"ssl_cert_file":                       certs,
+	"ssl_key_file":                        certs,
+	"ssl_crl_file":                        certs,
+	"ssl_crl_dir":                         certs,
+	"ssl_min_protocol_version":            certs,
+	"ssl_max_protocol_version":            certs,
 	"password_encryption":                 address,
 	"db_user_namespace":                   address,
 	"allow_system_table_mods":             "kineshim's roles and tables must stay what they are",
@@ -96,6 +103,7 @@ const (
 	recovery = "kineshim decides when and what a standby recovers"
 	timeouts = "set it per session or role; globally it would end kineshim's own sessions"
 	files    = "kineshim keeps its configuration in files of its own"
+	certs    = "kineshim makes and renews the certificates between the two PostgreSQLs itself"
 	address  = "kineshim's own configuration says who can connect where"
 	logs     = "kineshim writes PostgreSQL's log itself"
 )

@@ -1,0 +1,163 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// TLS is what the two PostgreSQLs know one another by, besides the password: certificates of the cluster's own authority, PEM.
+type TLS struct {
+	// CA is the authority's certificate.
+	CA []byte
+	// ServerCert and ServerKey are this server's, made for its name in the cluster; PeerName is the other one's. Addresses prove nothing and may change.
+	ServerCert, ServerKey []byte
+	PeerName              string
+	// ClientCert and ClientKey are for ReplicationRole.
+	ClientCert, ClientKey []byte
+}
+
+// tlsVersion is the oldest that is spoken; all PostgreSQLs of today are built with libraries that know it.
+const tlsVersion = "TLSv1.3"
+
+func (s *Server) caPath() string         { return s.statePath("tls-ca.crt") }
+func (s *Server) serverCertPath() string { return s.statePath("tls-server.crt") }
+func (s *Server) serverKeyPath() string  { return s.statePath("tls-server.key") }
+func (s *Server) clientCertPath() string { return s.statePath("tls-client.crt") }
+func (s *Server) clientKeyPath() string  { return s.statePath("tls-client.key") }
+
+// tls is the present one; nil: without.
+func (s *Server) tls() *TLS {
+	if t := s.renewed.Load(); t != nil {
+		return t
+	}
+	return s.cfg.TLS
+}
+
+// SetTLS takes new certificates into use: by the next connection, in either direction. Those that are open stay so. The server need not run.
+func (s *Server) SetTLS(ctx context.Context, t TLS) error {
+	if s.cfg.TLS == nil {
+		return errors.New("renew PostgreSQL's certificates: it was started without")
+	}
+	release, err := s.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("renew PostgreSQL's certificates: %w", err)
+	}
+	defer release()
+	s.renewed.Store(&t)
+	if !s.Running() {
+		return nil // every verb that may need them writes them first
+	}
+	err = s.writeTLS()
+	if err == nil {
+		err = s.withLocal(ctx, func(conn *pgconn.PgConn) error { return s.reload(ctx, conn) })
+	}
+	if err != nil {
+		return fmt.Errorf("renew PostgreSQL's certificates: %w", err)
+	}
+	return nil
+}
+
+// writeTLS writes the certificates for PostgreSQL and its tools. A reload amid it is not to be feared: PostgreSQL goes on with what it has if a key does not
+// belong to its certificate, and is told to read both again.
+func (s *Server) writeTLS() error {
+	t := s.tls()
+	if t == nil {
+		return nil
+	}
+	for _, f := range []struct {
+		path    string
+		content []byte
+	}{
+		{s.caPath(), t.CA}, {s.serverKeyPath(), t.ServerKey}, {s.serverCertPath(), t.ServerCert},
+		{s.clientKeyPath(), t.ClientKey}, {s.clientCertPath(), t.ClientCert},
+	} {
+		if err := s.writeConfig(f.path, f.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) tlsSettings() [][2]string {
+	if s.tls() == nil {
+		return [][2]string{{"ssl", "off"}}
+	}
+	return [][2]string{
+		{"ssl", "on"},
+		{"ssl_ca_file", s.caPath()},
+		{"ssl_cert_file", s.serverCertPath()},
+		{"ssl_key_file", s.serverKeyPath()},
+		{"ssl_min_protocol_version", tlsVersion},
+	}
+}
+
+// hbaHost begins the lines of pg_hba.conf that let the peer in, hbaOption ends them: its certificate must be one for the role that it wants.
+func (s *Server) hbaHost() string {
+	if s.tls() == nil {
+		return "host"
+	}
+	return "hostssl"
+}
+
+func (s *Server) hbaOption() string {
+	if s.tls() == nil {
+		return ""
+	}
+	return " clientcert=verify-full"
+}
+
+// peerHost says whom to connect to, and where. With TLS the host is the peer's name in the cluster, which its certificate must have, and the address is given
+// beside it; while its address cannot be found, the host is the name that could not be looked up, which the peer's certificate has too.
+func (s *Server) peerHost(hostaddr string) string {
+	t := s.tls()
+	if _, err := netip.ParseAddr(s.cfg.Peer.Host); err == nil && t != nil {
+		hostaddr = s.cfg.Peer.Host
+	}
+	switch {
+	case hostaddr == "":
+		return "host=" + s.cfg.Peer.Host
+	case t == nil:
+		return fmt.Sprintf("host=%s hostaddr=%s", s.cfg.Peer.Host, hostaddr)
+	}
+	return fmt.Sprintf("host=%s hostaddr=%s", t.PeerName, hostaddr)
+}
+
+func (s *Server) conninfoTLS() string {
+	if s.tls() == nil {
+		return "sslmode=disable" // which saves two round trips at every connection
+	}
+	return fmt.Sprintf("sslmode=verify-full sslrootcert=%s sslcert=%s sslkey=%s ssl_min_protocol_version=%s",
+		s.caPath(), s.clientCertPath(), s.clientKeyPath(), tlsVersion)
+}
+
+// connectPeer opens a session with the peer's PostgreSQL as ReplicationRole.
+func (s *Server) connectPeer(ctx context.Context, database string, params map[string]string) (*pgconn.PgConn, error) {
+	secure, err := s.clientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return connectTLS(ctx, secure, s.cfg.Peer.Host, s.cfg.Peer.Port, ReplicationRole, s.cfg.Secrets.Replication, database, params)
+}
+
+// clientConfig is nil without TLS.
+func (s *Server) clientConfig() (*tls.Config, error) {
+	t := s.tls()
+	if t == nil {
+		return nil, nil
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(t.CA) {
+		return nil, errors.New("the certificate of the cluster's authority cannot be read")
+	}
+	cert, err := tls.X509KeyPair(t.ClientCert, t.ClientKey)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate for %s: %w", ReplicationRole, err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: t.PeerName, Certificates: []tls.Certificate{cert}}, nil
+}
