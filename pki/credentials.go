@@ -24,7 +24,10 @@ type Credentials struct {
 	own   atomic.Pointer[pair]
 }
 
-// Load reads the credentials in dir; ErrNone if there are none. They must be those of the member.
+// ErrOther reports certificates that are not those of the member, or not of the authority beside them.
+var ErrOther = errors.New("not this member's certificate")
+
+// Load reads the credentials in dir; ErrNone if there are none. They must be those of the member, or it is ErrOther.
 func Load(dir string, id ID) (*Credentials, error) {
 	ca, err := readCertificate(filepath.Join(dir, authorityFile))
 	if err != nil {
@@ -45,7 +48,7 @@ func Load(dir string, id ID) (*Credentials, error) {
 	c := &Credentials{dir: dir, id: id, ca: ca, roots: x509.NewCertPool()}
 	c.roots.AddCert(ca)
 	if err := c.fits(own.cert); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrOther, err)
 	}
 	c.own.Store(&own)
 	return c, nil

@@ -9,10 +9,10 @@ import (
 // Pair is a certificate and its key, PEM, for a program that is no member: PostgreSQL.
 type Pair struct{ Cert, Key []byte }
 
-// ServerPair makes a certificate for the server that clients call by the name, whatever its address.
-func (a *Authority) ServerPair(name string, lifetime time.Duration, now time.Time) (Pair, error) {
+// ServerPair makes a certificate for the server that clients call by one of the names, whatever its address.
+func (a *Authority) ServerPair(names []string, lifetime time.Duration, now time.Time) (Pair, error) {
 	return a.pair(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Subject: pkix.Name{CommonName: "PostgreSQL"}, DNSNames: names, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, lifetime, now)
 }
 

@@ -2,26 +2,77 @@ package raftwitness
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"kineshim/pki"
 	"kineshim/raftwitness/record"
 )
 
-// Enrolment is the file that the founding node makes for another member: its identity and, for a data node, the secrets that
-// the two data nodes share.
+// Enrolment is the file that the founding node makes for another member: its identity, its certificate and the key of that, and, for a data node, the secrets
+// that the two data nodes share.
 type Enrolment struct {
-	Identity Identity        `json:"identity"`
-	Secrets  json.RawMessage `json:"secrets,omitempty"`
+	Identity     Identity        `json:"identity"`
+	Certificates pki.Bundle      `json:"certificates"`
+	Secrets      json.RawMessage `json:"secrets,omitempty"`
 }
 
-// LoadEnrolment reads the identity in an enrolment file.
-func LoadEnrolment(path string) (Identity, error) {
-	e, err := ReadEnrolment(path)
-	return e.Identity, err
+// Subject is whom the voter's certificate must name.
+func (id Identity) Subject() pki.ID {
+	return pki.ID{Cluster: id.ClusterID, Role: pki.Role(id.Role), Server: id.ServerID}
+}
+
+// certificatesDir is where a member keeps its certificates, below the directory of its identity.
+const certificatesDir = "tls"
+
+// CertificatesDir is that of the member whose identity is in dir.
+func CertificatesDir(dir string) string { return filepath.Join(dir, certificatesDir) }
+
+// LoadCredentials reads the certificates of the member whose identity is in dir.
+func (id Identity) LoadCredentials(dir string) (*pki.Credentials, error) {
+	c, err := pki.Load(CertificatesDir(dir), id.Subject())
+	if errors.Is(err, pki.ErrNone) {
+		return nil, fmt.Errorf("%w: %s was enrolled by a version that knew no TLS; found the cluster anew", err, id.ServerID)
+	}
+	return c, err
+}
+
+// Save takes the enrolment into dir, in an order in which it can be done again if it was interrupted: with its identity, the member is enrolled. If it is
+// already, nothing changes: its certificate may have been renewed.
+func (e Enrolment) Save(dir string) error {
+	if old, err := LoadIdentity(dir); err == nil {
+		if old.ServerID == e.Identity.ServerID {
+			return nil
+		}
+		if !e.Identity.Renews(old) {
+			return e.Identity.Save(dir) // which says why not
+		}
+	}
+	if err := e.Certificates.Save(CertificatesDir(dir)); err != nil {
+		return err
+	}
+	return e.Identity.Save(dir)
+}
+
+// Enrolment makes the voter's, with a certificate that is good for lifetime.
+func (id Identity) Enrolment(a *pki.Authority, lifetime time.Duration) (Enrolment, error) {
+	e := Enrolment{Identity: id}
+	key, err := pki.NewKey()
+	if err != nil {
+		return e, fmt.Errorf("enrol %s: %w", id.Name, err)
+	}
+	cert, err := a.Issue(id.Subject(), key.Public(), lifetime, time.Now())
+	if err != nil {
+		return e, fmt.Errorf("enrol %s: %w", id.Name, err)
+	}
+	if e.Certificates, err = a.Grant(key, cert, id.Role == record.Data); err != nil {
+		return e, fmt.Errorf("enrol %s: %w", id.Name, err)
+	}
+	return e, nil
 }
 
 // ReadEnrolment reads an enrolment file.
@@ -35,6 +86,9 @@ func ReadEnrolment(path string) (Enrolment, error) {
 		return e, fmt.Errorf("read enrolment %s: %w", path, err)
 	}
 	if err := e.Identity.Validate(); err != nil {
+		return e, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := e.Certificates.Check(e.Identity.Subject()); err != nil {
 		return e, fmt.Errorf("%s: %w", path, err)
 	}
 	return e, nil

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"kineshim/pki"
 	"kineshim/raftwitness/record"
 
 	"github.com/google/go-cmp/cmp"
@@ -135,11 +136,20 @@ func TestFoundMakesOneClusterAndItsEnrolmentsCanBeRead(t *testing.T) {
 	if len(ids) != 3 {
 		t.Fatal(ids)
 	}
+	authority, err := pki.NewAuthority(ids[0].ClusterID, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, id := range ids {
 		if err := id.Validate(); err != nil || id.ClusterID != ids[0].ClusterID || id.Name != voters[i] || id.IsFounder() != (i == 0) {
 			t.Errorf("%+v, %v", id, err)
 		}
-		b, err := json.Marshal(Enrolment{Identity: id, Secrets: json.RawMessage(`{"k":"v"}`)})
+		e, err := id.Enrolment(authority, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Secrets = json.RawMessage(`{"k":"v"}`)
+		b, err := json.Marshal(e)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,8 +157,21 @@ func TestFoundMakesOneClusterAndItsEnrolmentsCanBeRead(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := LoadEnrolment(path); err != nil || !cmp.Equal(id, got) {
-			t.Errorf("%v %s", err, cmp.Diff(id, got))
+		got, err := ReadEnrolment(path)
+		if err != nil || !cmp.Equal(id, got.Identity) {
+			t.Errorf("%v %s", err, cmp.Diff(id, got.Identity))
+		}
+		if (got.Certificates.CAKey != "") != (id.Role == record.Data) {
+			t.Errorf("%s may make certificates: %t", id.Name, got.Certificates.CAKey != "")
+		}
+		dir := filepath.Join(t.TempDir(), "data")
+		for range 2 {
+			if err := got.Save(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c, err := id.LoadCredentials(dir); err != nil || c.ID() != id.Subject() {
+			t.Error(err)
 		}
 	}
 	if other := Found("a", time.Second, ids[0].Peers); other[0].ClusterID == ids[0].ClusterID {

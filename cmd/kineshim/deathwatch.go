@@ -19,6 +19,8 @@ const deathwatchVerb = "deathwatch"
 
 // orders is what the deathwatch of a node must know. There are no secrets in it.
 type orders struct {
+	// DataDir is where the node's certificates are.
+	DataDir string
 	// Identity is the node's, with the others' Raft addresses as configured.
 	Identity raftwitness.Identity
 	Log      config.Log
@@ -30,7 +32,7 @@ func newOrders(cfg config.Node, id raftwitness.Identity) orders {
 	for i, p := range id.Peers {
 		id.Peers[i].Raft = cfg.Members[p.Name].Raft
 	}
-	return orders{id, cfg.Log}
+	return orders{cfg.DataDir, id, cfg.Log}
 }
 
 // newDeathwatch makes the watch over this process; see package deathwatch.
@@ -56,6 +58,11 @@ func departureMessage(b json.RawMessage) (deathwatch.Message, error) {
 	if err := json.Unmarshal(b, &o); err != nil {
 		return deathwatch.Message{}, fmt.Errorf("read the orders: %w", err)
 	}
+	// The certificates are read now, in case they cannot be read when they are needed.
+	credentials, err := o.Identity.LoadCredentials(o.DataDir)
+	if err != nil {
+		return deathwatch.Message{}, err
+	}
 	m := deathwatch.Message{
 		Log: o.Log.Logger(os.Stderr).With("deathwatch", o.Identity.Name),
 		Tell: func(ctx context.Context, whom string, term uint64) error {
@@ -63,7 +70,11 @@ func departureMessage(b json.RawMessage) (deathwatch.Message, error) {
 			if !ok {
 				return fmt.Errorf("no voter %q", whom)
 			}
-			return raftwitness.Depart(ctx, nil, o.Identity, to, term)
+			use := credentials
+			if renewed, err := o.Identity.LoadCredentials(o.DataDir); err == nil {
+				use = renewed
+			}
+			return raftwitness.Depart(ctx, use, o.Identity, to, term)
 		},
 	}
 	for _, p := range o.Identity.Peers {

@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"kineshim/config"
 	"kineshim/failover/postgres"
+	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
 
@@ -42,13 +44,22 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	var own raftwitness.Identity
+	var own raftwitness.Enrolment
+	var authority *pki.Authority
 	for _, id := range raftwitness.Found(cfg.Name, cfg.Timing.HeartbeatTimeout, voters) {
+		if authority == nil {
+			if authority, err = pki.NewAuthority(id.ClusterID, time.Now()); err != nil {
+				return err
+			}
+		}
+		e, err := id.Enrolment(authority, pki.DefaultLifetime)
+		if err != nil {
+			return err
+		}
 		if id.Name == cfg.Name {
-			own = id
+			own = e
 			continue
 		}
-		e := raftwitness.Enrolment{Identity: id}
 		if id.Role == record.Data {
 			e.Secrets = secrets
 		}
@@ -62,7 +73,7 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 	if err := own.Save(cfg.DataDir); err != nil { // last: with it, the node is enrolled
 		return err
 	}
-	fmt.Fprintf(stdout, "founded cluster %s; this node is %s.\nCarry to the other machines, over a trusted path, and remove afterwards:\n", own.ClusterID, own.ServerID)
+	fmt.Fprintf(stdout, "founded cluster %s; this node is %s.\nCarry to the other machines, over a trusted path, and remove afterwards:\n", own.Identity.ClusterID, own.Identity.ServerID)
 	fmt.Fprintf(stdout, "  %s\tkineshim join --config FILE %s.json\n", filepath.Join(dir, cfg.Other()+".json"), cfg.Other())
 	fmt.Fprintf(stdout, "  %s\traftwitness join --config FILE %s.json\n", filepath.Join(dir, cfg.WitnessName()+".json"), cfg.WitnessName())
 	return nil
@@ -128,7 +139,7 @@ func join(cfg config.Node, path string, stdout io.Writer) error {
 	if err := saveSecrets(cfg.DataDir, e.Secrets); err != nil {
 		return err
 	}
-	if err := id.Save(cfg.DataDir); err != nil {
+	if err := e.Save(cfg.DataDir); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
@@ -144,7 +155,14 @@ func (n *node) enrolment(r *record.Record, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := raftwitness.Enrolment{Identity: id}
+	authority, err := pki.LoadAuthority(raftwitness.CertificatesDir(n.cfg.DataDir))
+	if err != nil {
+		return nil, err
+	}
+	e, err := id.Enrolment(authority, pki.DefaultLifetime)
+	if err != nil {
+		return nil, err
+	}
 	if id.Role == record.Data {
 		if e.Secrets, err = os.ReadFile(filepath.Join(n.cfg.DataDir, secretsFile)); err != nil {
 			return nil, fmt.Errorf("read the cluster's secrets: %w", err)

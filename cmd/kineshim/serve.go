@@ -25,7 +25,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 const (
@@ -66,11 +65,18 @@ func serveOnce(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	sec, err := loadSecurity(cfg, id, log)
+	if err != nil {
+		return err
+	}
+	if pc.TLS, err = sec.postgres(time.Now()); err != nil {
+		return err
+	}
 	pg, err := postgres.New(pc)
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc, security: sec, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -98,6 +104,8 @@ type node struct {
 	log *slog.Logger
 	pg  *postgres.Server
 	pc  postgres.Config
+	// security has the node's certificates.
+	security *security
 	// clusterID and memberID are what etcd's headers say.
 	clusterID, memberID uint64
 
@@ -134,7 +142,7 @@ func (n *node) run(ctx context.Context) (err error) {
 		}
 	}()
 	n.raft, err = raftwitness.Open(raftwitness.Config{
-		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Listener: listener, Log: n.log,
+		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Credentials: n.security.credentials, Listener: listener, Log: n.log,
 		Address: func(name string) string { return n.cfg.Members[name].Raft }, OnLead: watch.Leads,
 	})
 	if err != nil {
@@ -143,7 +151,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	stopRaft := n.background(n.raft.Run)
 	defer func() { err = errors.Join(err, stopRaft()) }()
 
-	peer, err := grpc.NewClient(n.cfg.Members[n.cfg.Other()].Peer, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	peer, err := grpc.NewClient(n.cfg.Members[n.cfg.Other()].Peer, grpc.WithTransportCredentials(n.security.client(n.isDataNode)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: peerBackoff / 4, Multiplier: 1.6, MaxDelay: peerBackoff},
 			MinConnectTimeout: time.Second,
@@ -170,6 +178,8 @@ func (n *node) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopBeside()) }()
+	stopRenewals := n.background(n.renewCertificates)
+	defer func() { err = errors.Join(err, stopRenewals()) }()
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
 		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
@@ -218,6 +228,7 @@ func (n *node) build(peer *grpc.ClientConn) error {
 	options := kineshim.Options{
 		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, HeaderInfo: n.header, Log: n.log,
 		MaxRequestBytes: n.cfg.Native.MaxRequestBytes, MaxWait: n.cfg.MaxWait,
+		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(n.security.client(n.isDataNode))},
 	}
 	if n.cfg.Engine == config.EngineKine {
 		options.Engine = kineshim.KineEngine
@@ -264,7 +275,7 @@ func number(name string) uint64 {
 func (n *node) listen() error {
 	client := grpc.NewServer(n.endpoint.ClientServerOptions()...)
 	n.endpoint.Register(client)
-	peer := grpc.NewServer(n.endpoint.PeerServerOptions()...)
+	peer := grpc.NewServer(append(n.endpoint.PeerServerOptions(), grpc.Creds(n.security.server(n.isDataNode)))...)
 	n.endpoint.Register(peer)
 	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
 	if n.replica != nil {

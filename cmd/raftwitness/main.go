@@ -82,17 +82,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // enrol takes the identity that the founding node made for this witness.
 func enrol(cfg config.Witness, path string, stdout io.Writer) error {
-	id, err := raftwitness.LoadEnrolment(path)
+	e, err := raftwitness.ReadEnrolment(path)
 	if err != nil {
 		return err
 	}
+	id := e.Identity
 	if id.Name != cfg.Name {
 		return fmt.Errorf("%s is for %q, this witness is %q", path, id.Name, cfg.Name)
 	}
 	dir := filepath.Join(cfg.DataDir, id.ClusterID)
 	old, err := raftwitness.LoadIdentity(dir)
 	renewed := err == nil && id.Renews(old)
-	if err := id.Save(dir); err != nil {
+	if err := e.Save(dir); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
@@ -122,7 +123,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	var broken []error
 	for dir, id := range ids {
 		glog := log.With("cluster", id.ClusterID)
-		n, err := raftwitness.Open(raftwitness.Config{Dir: id.LogDir(dir, dir), Identity: id, Listener: l, Log: glog})
+		n, err := open(dir, id, l, glog)
 		if err != nil { // the other clusters do not suffer from it
 			glog.Error("does not vote", "as", id.ServerID, "error", err)
 			broken = append(broken, fmt.Errorf("cluster %s: %w", id.ClusterID, err))
@@ -143,6 +144,15 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 		return err
 	}
 	return nil
+}
+
+// open starts the voter whose identity is in dir.
+func open(dir string, id raftwitness.Identity, l *raftwitness.Listener, log *slog.Logger) (*raftwitness.Node, error) {
+	credentials, err := id.LoadCredentials(dir)
+	if err != nil {
+		return nil, err
+	}
+	return raftwitness.Open(raftwitness.Config{Dir: id.LogDir(dir, dir), Identity: id, Credentials: credentials, Listener: l, Log: log})
 }
 
 // identities reads the clusters joined, by directory.

@@ -26,7 +26,7 @@ var testAuthority = sync.OnceValue(func() *pki.Authority {
 func testTLS() *TLS { return newTLS(testAuthority(), ReplicationRole, peerName) }
 
 func newTLS(a *pki.Authority, role, name string) *TLS {
-	server, err := a.ServerPair(name, time.Hour, time.Now())
+	server, err := a.ServerPair([]string{name}, time.Hour, time.Now())
 	if err != nil {
 		panic(err)
 	}

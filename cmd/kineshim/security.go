@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"kineshim/config"
+	"kineshim/failover/postgres"
+	"kineshim/pki"
+	"kineshim/pki/rpc"
+	"kineshim/raftwitness"
+
+	"google.golang.org/grpc/credentials"
+)
+
+const (
+	// lookAtCertificates is how often a node looks whether a certificate is to be renewed.
+	lookAtCertificates = time.Minute
+	// renewWithin bounds one renewal of PostgreSQL's, which waits for a clone or a rewind that is under way.
+	renewWithin = 10 * time.Second
+)
+
+// security is by what a data node is known, and knows others.
+type security struct {
+	credentials *pki.Credentials
+	authority   *pki.Authority
+	lifetime    time.Duration
+	// name and other are what the two PostgreSQLs are called in their certificates; host is where the other node looks for this one's.
+	name, other, host string
+	// postgresBegan is when PostgreSQL's present certificates were made. It belongs to whoever starts the node, then to renewCertificates.
+	postgresBegan time.Time
+}
+
+// loadSecurity reads the node's certificates and makes new ones for its PostgreSQL.
+func loadSecurity(cfg config.Node, id raftwitness.Identity, log *slog.Logger) (*security, error) {
+	s := &security{lifetime: pki.DefaultLifetime, name: postgresName(id, cfg.Name), other: postgresName(id, cfg.Other())}
+	var err error
+	if s.host, _, err = net.SplitHostPort(cfg.Self().Postgres); err != nil {
+		return nil, err
+	}
+	dir := raftwitness.CertificatesDir(cfg.DataDir)
+	if s.authority, err = pki.LoadAuthority(dir); errors.Is(err, pki.ErrNone) {
+		return nil, fmt.Errorf("%w: %s was enrolled by a version that knew no TLS; found the cluster anew", err, id.ServerID)
+	} else if err != nil {
+		return nil, err
+	}
+	s.credentials, err = id.LoadCredentials(cfg.DataDir)
+	if errors.Is(err, pki.ErrOther) { // it has gone on alone, under a new server ID
+		log.Info("making this node's certificate anew", "server", id.ServerID, "why", err)
+		s.credentials, err = s.certify(cfg.DataDir, id)
+	}
+	if err == nil {
+		err = s.renewOwn(time.Now(), log) // it may have been switched off for a year
+	}
+	return s, err
+}
+
+// certify makes this node's certificate anew.
+func (s *security) certify(dataDir string, id raftwitness.Identity) (*pki.Credentials, error) {
+	e, err := id.Enrolment(s.authority, s.lifetime)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.Certificates.Save(raftwitness.CertificatesDir(dataDir)); err != nil {
+		return nil, err
+	}
+	return id.LoadCredentials(dataDir)
+}
+
+// postgresName is what a data node's PostgreSQL is called, wherever it runs.
+func postgresName(id raftwitness.Identity, node string) string {
+	return node + "." + pki.ServerName(id.ClusterID)
+}
+
+// postgres makes certificates for the node's PostgreSQL.
+func (s *security) postgres(now time.Time) (*postgres.TLS, error) {
+	names := []string{s.name}
+	if net.ParseIP(s.host) == nil {
+		names = append(names, s.host) // the other node calls it so while it cannot look the address up
+	}
+	server, err := s.authority.ServerPair(names, s.lifetime, now)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.authority.ClientPair(postgres.ReplicationRole, s.lifetime, now)
+	if err != nil {
+		return nil, err
+	}
+	s.postgresBegan = now
+	return &postgres.TLS{
+		CA: s.authority.PEM(), ServerCert: server.Cert, ServerKey: server.Key, PeerName: s.other, ClientCert: client.Cert, ClientKey: client.Key,
+	}, nil
+}
+
+// server and client are for the connections between the data nodes.
+func (s *security) server(accept func(pki.ID) error) credentials.TransportCredentials {
+	return rpc.Credentials(s.credentials.Server(accept))
+}
+
+func (s *security) client(accept func(pki.ID) error) credentials.TransportCredentials {
+	return rpc.Credentials(s.credentials.Client(accept))
+}
+
+// isDataNode takes the certificates of the cluster's data nodes, as the record names them: whoever was enrolled anew is known by its new one only.
+func (n *node) isDataNode(id pki.ID) error {
+	if id.Role != pki.Data {
+		return fmt.Errorf("%s is no data node", id.Server)
+	}
+	for _, m := range (members{n}).now() {
+		if m.ServerID == id.Server && !m.Lost {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not a member of this cluster: it was enrolled anew, or given up", id.Server)
+}
+
+// renewCertificates keeps this node's certificates from ending, until ctx does.
+func (n *node) renewCertificates(ctx context.Context) error {
+	t := time.NewTicker(lookAtCertificates)
+	defer t.Stop()
+	for {
+		now := time.Now()
+		if err := n.security.renewOwn(now, n.log); err != nil {
+			n.log.Warn("this node's certificate could not be renewed: tried again every minute", "error", err, "ends", n.security.credentials.NotAfter())
+		}
+		if err := n.renewPostgres(ctx, now); err != nil && ctx.Err() == nil {
+			n.log.Warn("PostgreSQL's certificates could not be renewed: tried again every minute", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+func (s *security) renewOwn(now time.Time, log *slog.Logger) error {
+	if !s.credentials.Due(now) {
+		return nil
+	}
+	request, err := s.credentials.Request()
+	if err != nil {
+		return err
+	}
+	cert, err := s.authority.Answer(request, s.credentials.ID(), s.lifetime, now)
+	if err != nil {
+		return err
+	}
+	if err := s.credentials.Renew(cert.Raw); err != nil {
+		return err
+	}
+	log.Info("this node's certificate was renewed", "ends", s.credentials.NotAfter())
+	return nil
+}
+
+// renewPostgres makes new certificates when two thirds of the life of the present ones are over.
+func (n *node) renewPostgres(ctx context.Context, now time.Time) error {
+	s := n.security
+	if now.Before(s.postgresBegan.Add(s.lifetime - s.lifetime/3)) {
+		return nil
+	}
+	began := s.postgresBegan
+	t, err := s.postgres(now)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, renewWithin)
+		err = n.pg.SetTLS(ctx, *t)
+		cancel()
+	}
+	if err != nil {
+		s.postgresBegan = began
+		return err
+	}
+	n.log.Info("PostgreSQL's certificates were renewed")
+	return nil
+}
