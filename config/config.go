@@ -43,6 +43,8 @@ type Node struct {
 	VIPEtcd VIPEtcd `yaml:"vip_etcd,omitempty"`
 	// APIServer is a balancer for the Kubernetes API, on both data nodes.
 	APIServer APIServer `yaml:"apiserver,omitempty"`
+	// CertificateLifetime is that of the certificates that this node makes, of which a third is left when they are renewed; 0 is DefaultCertificateLifetime.
+	CertificateLifetime time.Duration `yaml:"certificate_lifetime,omitempty"`
 	// Applications may use the primary's PostgreSQL.
 	Applications Applications `yaml:"applications,omitempty"`
 	Log          Log          `yaml:"log"`
@@ -124,6 +126,8 @@ const (
 	DefaultCacheBytes       = 128 << 20
 	DefaultMaxRequestBytes  = 3 * 1024 * 1024 / 2
 	DefaultMaxTxnOps        = 128
+	// DefaultCertificateLifetime lets a machine be switched off for months.
+	DefaultCertificateLifetime = 365 * 24 * time.Hour
 )
 
 // The engines.
@@ -184,6 +188,7 @@ func (n *Node) setDefaults() {
 	setInt(&n.Native.MaxRequestBytes, DefaultMaxRequestBytes)
 	setInt(&n.Native.MaxTxnOps, DefaultMaxTxnOps)
 	setDuration(&n.MaxWait, DefaultMaxWait)
+	setDuration(&n.CertificateLifetime, DefaultCertificateLifetime)
 	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
 	setDuration(&n.Timing.ReplicationStall, DefaultReplicationStall)
 	setDuration(&n.Timing.WitnessLostAfter, DefaultWitnessLostAfter)
@@ -253,6 +258,9 @@ func (n *Node) Validate() error {
 	}
 	m.native(n.Native)
 	m.maxWait(n.MaxWait)
+	if d := n.CertificateLifetime; d < minCertificate || d > maxCertificate {
+		m.add("certificate_lifetime", "%v is outside %v to %v", d, minCertificate, maxCertificate)
+	}
 	m.members(n)
 	m.vips(n)
 	m.apiServer(n.APIServer)
@@ -304,6 +312,9 @@ func (m *mistakes) maxWait(d time.Duration) {
 		m.add("max_wait", "%v is outside %v to %v", d, minMaxWait, maxMaxWait)
 	}
 }
+
+// Bounds of CertificateLifetime: below, a renewal could come too late on a busy machine; above, a stolen key would be good for too long.
+const minCertificate, maxCertificate = time.Minute, 10 * 365 * 24 * time.Hour
 
 // Bounds of Timing: below them a busy machine fails over by itself, above them nobody wants to wait.
 const (

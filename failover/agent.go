@@ -13,6 +13,7 @@ import (
 	"kineshim/failover/decide"
 	"kineshim/failover/disk"
 	"kineshim/failover/postgres"
+	"kineshim/pki"
 	pb "kineshim/proto"
 	"kineshim/raftwitness/record"
 
@@ -42,6 +43,8 @@ type RaftStatus struct {
 	// Void says why this voter votes no more, for good; "": it does. Apart says of other voters, by name, why no word is exchanged with them.
 	Void  string
 	Apart map[string]string
+	// Certificates is how long the voters' certificates are good, by name, as far as they have been seen.
+	Certificates map[string]pki.Validity
 }
 
 // Store is the cluster record and the voter that keeps it.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kineshim/failover/decide"
+	"kineshim/pki"
 	pb "kineshim/proto"
 )
 
@@ -50,6 +51,10 @@ func (a *Agent) status() *pb.StatusResponse {
 	r.Armed = len(r.NotArmed) == 0
 	for _, n := range r.Nodes[:2] {
 		n.InSync = slices.Contains(rec.InSync, n.Name)
+	}
+	now := time.Now()
+	for _, n := range r.Nodes {
+		n.Health = withCertificate(n.Health, rs.Certificates[n.Name], now)
 	}
 	a.setLag(r)
 	return r
@@ -178,6 +183,21 @@ func (a *Agent) witnessStatus(rs RaftStatus) *pb.NodeStatus {
 
 // witnessReachable is the age of the last word from the witness up to which status calls it reachable.
 const witnessReachable = 2 * time.Second
+
+// withCertificate adds to a member's health that its certificate ends soon.
+func withCertificate(health string, v pki.Validity, now time.Time) string {
+	if !v.Late(now) {
+		return health
+	}
+	text := fmt.Sprintf("its certificate ends on %s and was not renewed: see its log", v.NotAfter.UTC().Format(time.DateTime))
+	if !v.NotAfter.After(now) {
+		text = fmt.Sprintf("its certificate ended on %s: see its log", v.NotAfter.UTC().Format(time.DateTime))
+	}
+	if health == "ok" {
+		return text
+	}
+	return health + "; " + text
+}
 
 // busyText says what is under way. a.mu is held.
 func (a *Agent) busyText() string {

@@ -19,8 +19,6 @@ import (
 const (
 	// authorityLifetime is that of the authority's own certificate. To change it, all three members have to be enrolled anew, so it outlives them.
 	authorityLifetime = 30 * 365 * 24 * time.Hour
-	// DefaultLifetime is that of a member's certificate: a witness may be switched off for months.
-	DefaultLifetime = 365 * 24 * time.Hour
 	// backdated is how much earlier certificates begin than they were made, for clocks that differ.
 	backdated = time.Hour
 	// serialBits is what RFC 5280 allows, and enough never to be guessed.

@@ -65,14 +65,8 @@ func (c *Credentials) fits(cert *x509.Certificate) error {
 // ID is the member that these are of.
 func (c *Credentials) ID() ID { return c.id }
 
-// NotAfter is when the member's certificate ends.
-func (c *Credentials) NotAfter() time.Time { return c.own.Load().cert.NotAfter }
-
-// Due says whether the certificate is to be renewed: less than a third of its life is left.
-func (c *Credentials) Due(now time.Time) bool {
-	cert := c.own.Load().cert
-	return now.After(cert.NotAfter.Add(-cert.NotAfter.Sub(cert.NotBefore) / 3))
-}
+// Validity is that of the member's certificate.
+func (c *Credentials) Validity() Validity { return ValidityOf(c.own.Load().cert) }
 
 // Request asks for a new certificate for the present key; see Authority.Answer.
 func (c *Credentials) Request() ([]byte, error) { return Request(c.own.Load().key) }

@@ -167,20 +167,20 @@ func TestRenewal(t *testing.T) {
 	a := authority(t, "c1")
 	now := time.Now()
 	c := enrol(t, a, idW, time.Minute, now)
-	if c.Due(now) || !c.Due(now.Add(50*time.Second)) {
+	if c.Validity().Due(now) || !c.Validity().Due(now.Add(50*time.Second)) {
 		t.Error("due at the wrong time")
 	}
-	old := c.NotAfter()
+	old := c.Validity().NotAfter
 	request := must[[]byte](t)(c.Request())
 	cert := must[*x509.Certificate](t)(a.Answer(request, idW, time.Hour, now))
 	if err := c.Renew(cert.Raw); err != nil {
 		t.Fatal(err)
 	}
-	if !c.NotAfter().After(old) {
+	if !c.Validity().NotAfter.After(old) {
 		t.Error("no later end")
 	}
 	again := must[*Credentials](t)(Load(c.dir, idW))
-	if !again.NotAfter().Equal(c.NotAfter()) {
+	if !again.Validity().NotAfter.Equal(c.Validity().NotAfter) {
 		t.Error("not durable")
 	}
 	if ce, se := meet(t, c.Client(anybody), enrol(t, a, idA, time.Hour, now).Server(anybody)); ce != nil || se != nil {
@@ -240,4 +240,24 @@ func FuzzFiles(f *testing.F) {
 		a.Answer(b, idA, time.Hour, time.Now())
 		Bundle{CA: string(b), CAKey: string(b), Member: string(b)}.Check(idA)
 	})
+}
+
+func TestLateCertificates(t *testing.T) {
+	const day = 24 * time.Hour
+	now := time.Now()
+	for _, tc := range []struct {
+		life, left time.Duration
+		due, late  bool
+	}{
+		{365 * day, 200 * day, false, false}, {365 * day, 100 * day, true, false}, {365 * day, 29 * day, true, true}, {365 * day, -day, true, true},
+		{4 * time.Minute, 2 * time.Minute, false, false}, {4 * time.Minute, 70 * time.Second, true, false}, {4 * time.Minute, 50 * time.Second, true, true},
+	} {
+		v := Validity{now.Add(tc.left - tc.life), now.Add(tc.left)}
+		if v.Due(now) != tc.due || v.Late(now) != tc.late {
+			t.Errorf("%+v: due %t, late %t", tc, v.Due(now), v.Late(now))
+		}
+	}
+	if (Validity{}).Late(now) {
+		t.Error("what was not seen is late")
+	}
 }

@@ -97,6 +97,8 @@ func (n *Node) admit(h hello) error {
 	newer := h.Claim.supersedes(mine) // what it knows of the voters holds
 	m, isVoter := n.voterOf(h.From)
 	switch {
+	case !isVoter && h.Renew != nil:
+		return fmt.Errorf("%q is not a voter of this cluster, as far as is known here: its certificate is not renewed", h.From)
 	case !isVoter && !newer:
 		return n.refuseStranger(h.From)
 	case h.To != id.ServerID:

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"kineshim/pki"
+
 	"github.com/hashicorp/raft"
 )
 
@@ -35,10 +37,14 @@ type hello struct {
 	Meet bool `json:"meet,omitempty"`
 	// Void tells the called one that it was given up, and why; nothing follows.
 	Void string `json:"void,omitempty"`
+	// Renew asks for a certificate, with a PKCS #10 request; nothing follows.
+	Renew []byte `json:"renew,omitempty"`
 }
 
 // only: there is nothing after the hello.
-func (h hello) only() bool { return h.Departed > 0 || h.Ask || h.Meet || h.Void != "" }
+func (h hello) only() bool {
+	return h.Departed > 0 || h.Ask || h.Meet || h.Void != "" || h.Renew != nil
+}
 
 type helloReply struct {
 	Error string `json:"error,omitempty"`
@@ -49,6 +55,8 @@ type helloReply struct {
 	Claim  claim  `json:"claim,omitzero"`
 	// Departed repeats the hello's, once the voter acts on it.
 	Departed uint64 `json:"departed,omitempty"`
+	// Certificate answers Renew, DER.
+	Certificate []byte `json:"certificate,omitempty"`
 }
 
 const (
@@ -92,6 +100,8 @@ type group struct {
 	departures chan departure
 	// who judges those who call and answer, and says who this voter is; nil: nobody is judged.
 	who acquaintance
+	// renew makes certificates; nil: this voter has no authority.
+	renew func(pki.ID, []byte) ([]byte, error)
 
 	mu     sync.Mutex // guards the fields below
 	closed bool
@@ -99,6 +109,8 @@ type group struct {
 	// dialled are the connections that this voter has made. sealed: it makes and takes none any more.
 	dialled map[*dialledConn]struct{}
 	sealed  bool
+	// shown is how long the certificates are good that were shown, by server.
+	shown map[string]pki.Validity
 }
 
 // groupConn is an accepted connection; its group closes it if nobody else does.
@@ -188,7 +200,12 @@ func (l *Listener) welcome(c net.Conn) error {
 	if err == nil && h.Departed > 0 {
 		err = g.depart(h.From, h.Departed)
 	}
+	var certificate []byte
+	if tc, ok := c.(*pki.Conn); ok && err == nil && h.Renew != nil {
+		certificate, err = g.certify(tc.Peer, h.Renew)
+	}
 	r := g.reply(h, err)
+	r.Certificate = certificate
 	if werr := writeFrame(c, r); err == nil {
 		err = werr
 	}
@@ -336,7 +353,7 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 		return nil, err
 	}
 	c.SetDeadline(time.Now().Add(min(timeout, helloTimeout)))
-	if err := g.introduce(c, string(server), address, hello{}); err != nil {
+	if _, err := g.introduce(c, string(server), address, hello{}); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -345,11 +362,11 @@ func (g *group) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 }
 
 // introduce says hello to the server, which was dialled at the address, and judges its answer. Of h, what only the caller knows is set.
-func (g *group) introduce(c net.Conn, server, address string, h hello) error {
+func (g *group) introduce(c net.Conn, server, address string, h hello) (helloReply, error) {
 	h.Cluster, h.From, h.To, h.Promise = g.id.ClusterID, g.id.ServerID, server, g.id.Promise
 	if g.who != nil {
 		if err := g.who.mayCall(); err != nil {
-			return err
+			return helloReply{}, err
 		}
 		h.Claim = g.who.claim()
 	}
@@ -363,7 +380,7 @@ func (g *group) introduce(c net.Conn, server, address string, h hello) error {
 	if g.who != nil && (err == nil || r.Breach != "") {
 		err = errors.Join(err, g.who.met(server, r))
 	}
-	return err
+	return r, err
 }
 
 // greet says hello and waits for the answer, which is whose it says, or nobody's.

@@ -30,6 +30,8 @@ type Config struct {
 	Listener *Listener
 	// Credentials are this voter's, for mutual TLS with the others; nil: without TLS, in tests.
 	Credentials *pki.Credentials
+	// Certify makes a certificate for a voter that asks for one, DER; nil: this voter cannot, and has its own renewed by others.
+	Certify func(id pki.ID, request []byte) ([]byte, error)
 	// Dial connects to another voter, below TLS; nil is plain TCP.
 	Dial func(address string, timeout time.Duration) (net.Conn, error)
 	// Address gives a voter's current host:port by its name; nil or "" falls back to the identity's.
@@ -139,6 +141,7 @@ func (n *Node) start() error {
 	n.group.who = n
 	if n.cfg.Credentials != nil {
 		n.group.tls = n.cfg.Credentials.Server(anybody, raftProtocol)
+		n.group.renew = n.cfg.Certify
 	}
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.group, MaxPool: connectionPool, MaxRPCsInFlight: 1, Timeout: max(minRPCTimeout, 2*id.Promise), Logger: logger,
@@ -232,7 +235,7 @@ func (n *Node) servers() raft.Configuration {
 func (n *Node) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Add(5)
+	wg.Add(6)
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { defer wg.Done(); n.voter.run(inner, done) }()
@@ -240,6 +243,7 @@ func (n *Node) Run(ctx context.Context) error {
 	go func() { defer wg.Done(); n.meetAll(inner) }()
 	go func() { defer wg.Done(); n.align(inner) }()
 	go func() { defer wg.Done(); n.memory.run(inner) }()
+	go func() { defer wg.Done(); n.renewals(inner) }()
 	<-ctx.Done()
 	err := n.shutdown() // Raft first: it may wait for an answer that run passes on
 	close(done)

@@ -208,7 +208,7 @@ func (n *Node) meetEach(met map[string]bool) bool {
 		if p.ServerID == n.cfg.Identity.ServerID || met[p.ServerID] && n.isMember() {
 			continue
 		}
-		if err := n.meet(p.Member, hello{Meet: true}); err != nil {
+		if _, err := n.meet(p.Member, hello{Meet: true}); err != nil {
 			n.cfg.Log.Debug("make this voter known", "to", p.ServerID, "error", err)
 			all = false
 			continue
@@ -220,7 +220,7 @@ func (n *Node) meetEach(met map[string]bool) bool {
 		if !m.Lost || met[m.ServerID] {
 			continue
 		}
-		if err := n.meet(m, hello{Void: lostBecause(r)}); err != nil {
+		if _, err := n.meet(m, hello{Void: lostBecause(r)}); err != nil {
 			all = false
 			continue
 		}
@@ -230,15 +230,15 @@ func (n *Node) meetEach(met map[string]bool) bool {
 	return all
 }
 
-// meet says the hello, after which nothing follows, to the member.
-func (n *Node) meet(m record.Member, h hello) error {
+// meet says the hello, after which nothing follows, to the member, and returns its answer.
+func (n *Node) meet(m record.Member, h hello) (helloReply, error) {
 	address, ok := n.addressOf(m)
 	if !ok {
-		return fmt.Errorf("no address of %s", m.Name)
+		return helloReply{}, fmt.Errorf("no address of %s", m.Name)
 	}
 	c, err := n.dial(address, meetTimeout)
 	if err != nil {
-		return err
+		return helloReply{}, err
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(helloTimeout))

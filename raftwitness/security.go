@@ -79,5 +79,6 @@ func (g *group) authentic(c net.Conn, server string) error {
 	case tc.Peer.Server != server:
 		return fmt.Errorf("it says that it is %q, but its certificate is that of %q", server, tc.Peer.Server)
 	}
+	g.note(server, tc.ConnectionState().PeerCertificates[0])
 	return nil
 }

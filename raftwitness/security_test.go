@@ -123,3 +123,59 @@ func TestHalfATLSConnectionIsClosed(t *testing.T) {
 		cancel()
 	}
 }
+
+// A voter without the authority has its certificate renewed by one that has it, while the other one is away, and without a pause.
+func TestCertificatesAreRenewedByWhoeverCan(t *testing.T) {
+	t.Parallel()
+	const lifetime = 20 * time.Second
+	c := newTestCluster(t, testPromise)
+	a := newAuthority(t, c.ids["a"].ClusterID)
+	c.secure(a)
+	certified := make(chan pki.ID, 16)
+	for _, name := range []string{"a", "b"} {
+		c.nodes[name].cfg.Certify = func(id pki.ID, request []byte) ([]byte, error) {
+			cert, err := a.Answer(request, id, time.Hour, time.Now())
+			if err != nil {
+				return nil, err
+			}
+			certified <- id
+			return cert.Raw, nil
+		}
+	}
+	w := enrolled(t, a, c.ids["w"], lifetime)
+	c.nodes["w"].cfg.Credentials = w
+	c.start("a")
+	c.start("w") // b is away
+	c.initialise()
+	before := w.Validity().NotAfter
+	eventually(t, "the witness's certificate is renewed", func() bool { return w.Validity().NotAfter.After(before) })
+	if id := <-certified; id != c.ids["w"].Subject() {
+		t.Errorf("certified %v", id)
+	}
+	eventually(t, "the others know when it ends", func() bool {
+		seen := c.node("a").Certificates()["w"]
+		return seen == w.Validity() || seen.NotAfter.Equal(before) // the old one, on connections that go on
+	})
+
+	// It renews nobody's who is no voter, and only its caller's own.
+	stranger := c.ids["w"]
+	stranger.ServerID = NewServerID("w")
+	s := enrolled(t, a, stranger, time.Hour)
+	g := &group{id: stranger, tls: s.Server(anybody)}
+	conn, err := s.Over(dialTCP, anybody, raftProtocol)(peer(t, c.ids["w"], "a").Raft, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	request, err := s.Request()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := g.greet(conn, hello{Cluster: stranger.ClusterID, From: stranger.ServerID, To: c.ids["a"].ServerID, Promise: testPromise, Renew: request})
+	if err != nil || r.Error == "" || r.Certificate != nil {
+		t.Errorf("a stranger's certificate was renewed: %+v, %v", r, err)
+	}
+	if _, err := c.node("w").meet(peer(t, c.ids["w"], "a").Member, hello{Renew: []byte("rubbish")}); err == nil || !strings.Contains(err.Error(), "certificate request") {
+		t.Errorf("rubbish was answered: %v", err)
+	}
+}

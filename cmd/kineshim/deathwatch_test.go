@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kineshim/config"
+	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
 )
@@ -24,7 +25,19 @@ func TestDeathwatchTellsTheWitnessFirstAtItsConfiguredAddress(t *testing.T) {
 		{Member: record.Member{Name: "w", Role: record.Witness}, Raft: "127.0.0.1:1"},
 		{Member: record.Member{Name: "b", Role: record.Data}, Raft: "127.0.0.1:1"},
 	})
-	cfg := config.Node{Name: "a", Members: map[string]config.Member{"a": {}, "b": {}, "w": {Raft: ln.Addr().String()}}}
+	authority, err := pki.NewAuthority(ids[0].ClusterID, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := ids[0].Enrolment(authority, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := e.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Node{Name: "a", DataDir: dir, Members: map[string]config.Member{"a": {}, "b": {}, "w": {Raft: ln.Addr().String()}}}
 	b, err := json.Marshal(newOrders(cfg, ids[0]))
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 				return err
 			}
 		}
-		e, err := id.Enrolment(authority, pki.DefaultLifetime)
+		e, err := id.Enrolment(authority, cfg.CertificateLifetime)
 		if err != nil {
 			return err
 		}
@@ -159,7 +159,7 @@ func (n *node) enrolment(r *record.Record, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := id.Enrolment(authority, pki.DefaultLifetime)
+	e, err := id.Enrolment(authority, n.cfg.CertificateLifetime)
 	if err != nil {
 		return nil, err
 	}

@@ -17,12 +17,8 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-const (
-	// lookAtCertificates is how often a node looks whether a certificate is to be renewed.
-	lookAtCertificates = time.Minute
-	// renewWithin bounds one renewal of PostgreSQL's, which waits for a clone or a rewind that is under way.
-	renewWithin = 10 * time.Second
-)
+// renewWithin bounds one renewal of PostgreSQL's certificates, which waits for a clone or a rewind that is under way.
+const renewWithin = 10 * time.Second
 
 // security is by what a data node is known, and knows others.
 type security struct {
@@ -37,20 +33,21 @@ type security struct {
 
 // loadSecurity reads the node's certificates and makes new ones for its PostgreSQL.
 func loadSecurity(cfg config.Node, id raftwitness.Identity, log *slog.Logger) (*security, error) {
-	s := &security{lifetime: pki.DefaultLifetime, name: postgresName(id, cfg.Name), other: postgresName(id, cfg.Other())}
+	s := &security{lifetime: cfg.CertificateLifetime, name: postgresName(id, cfg.Name), other: postgresName(id, cfg.Other())}
 	var err error
 	if s.host, _, err = net.SplitHostPort(cfg.Self().Postgres); err != nil {
 		return nil, err
 	}
-	dir := raftwitness.CertificatesDir(cfg.DataDir)
-	if s.authority, err = pki.LoadAuthority(dir); errors.Is(err, pki.ErrNone) {
-		return nil, fmt.Errorf("%w: %s was enrolled by a version that knew no TLS; found the cluster anew", err, id.ServerID)
-	} else if err != nil {
+	credentials, err := id.LoadCredentials(cfg.DataDir)
+	other := errors.Is(err, pki.ErrOther) // it has gone on alone, under a new server ID
+	if err != nil && !other {
 		return nil, err
 	}
-	s.credentials, err = id.LoadCredentials(cfg.DataDir)
-	if errors.Is(err, pki.ErrOther) { // it has gone on alone, under a new server ID
-		log.Info("making this node's certificate anew", "server", id.ServerID, "why", err)
+	if s.authority, err = pki.LoadAuthority(raftwitness.CertificatesDir(cfg.DataDir)); err != nil {
+		return nil, err
+	}
+	if s.credentials = credentials; other {
+		log.Info("making this node's certificate anew", "server", id.ServerID)
 		s.credentials, err = s.certify(cfg.DataDir, id)
 	}
 	if err == nil {
@@ -120,26 +117,35 @@ func (n *node) isDataNode(id pki.ID) error {
 
 // renewCertificates keeps this node's certificates from ending, until ctx does.
 func (n *node) renewCertificates(ctx context.Context) error {
-	t := time.NewTicker(lookAtCertificates)
-	defer t.Stop()
 	for {
 		now := time.Now()
 		if err := n.security.renewOwn(now, n.log); err != nil {
-			n.log.Warn("this node's certificate could not be renewed: tried again every minute", "error", err, "ends", n.security.credentials.NotAfter())
+			n.log.Warn("this node's certificate could not be renewed: tried again", "error", err, "ends", n.security.credentials.Validity().NotAfter)
 		}
 		if err := n.renewPostgres(ctx, now); err != nil && ctx.Err() == nil {
-			n.log.Warn("PostgreSQL's certificates could not be renewed: tried again every minute", "error", err)
+			n.log.Warn("PostgreSQL's certificates could not be renewed: tried again", "error", err)
 		}
+		t := time.NewTimer(raftwitness.LookAtCertificate(n.security.credentials.Validity()))
 		select {
 		case <-ctx.Done():
+			t.Stop()
 			return nil
 		case <-t.C:
 		}
 	}
 }
 
+// certifyMember makes a new certificate for a member of this cluster that has shown its present one.
+func (s *security) certifyMember(id pki.ID, request []byte) ([]byte, error) {
+	cert, err := s.authority.Answer(request, id, s.lifetime, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return cert.Raw, nil
+}
+
 func (s *security) renewOwn(now time.Time, log *slog.Logger) error {
-	if !s.credentials.Due(now) {
+	if !s.credentials.Validity().Due(now) {
 		return nil
 	}
 	request, err := s.credentials.Request()
@@ -153,7 +159,7 @@ func (s *security) renewOwn(now time.Time, log *slog.Logger) error {
 	if err := s.credentials.Renew(cert.Raw); err != nil {
 		return err
 	}
-	log.Info("this node's certificate was renewed", "ends", s.credentials.NotAfter())
+	log.Info("this node's certificate was renewed", "ends", s.credentials.Validity().NotAfter)
 	return nil
 }
 

@@ -142,7 +142,7 @@ func (n *node) run(ctx context.Context) (err error) {
 		}
 	}()
 	n.raft, err = raftwitness.Open(raftwitness.Config{
-		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Credentials: n.security.credentials, Listener: listener, Log: n.log,
+		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Credentials: n.security.credentials, Certify: n.security.certifyMember, Listener: listener, Log: n.log,
 		Address: func(name string) string { return n.cfg.Members[name].Raft }, OnLead: watch.Leads,
 	})
 	if err != nil {
