@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"kineshim/integration/cluster"
+	pb "kineshim/proto"
 )
 
 // shimctl runs it on the node's host, as an operator does who types the input, and notes what it prints.
@@ -70,20 +71,28 @@ func (t *Trial) says(via, of string, words ...string) {
 		if err != nil {
 			return err.Error()
 		}
-		for _, n := range s.GetNodes() {
-			if n.GetName() != of {
-				continue
-			}
-			for _, w := range words {
-				if !strings.Contains(n.GetHealth(), w) {
-					return n.GetHealth()
-				}
-			}
-			t.timeline.note("%s says of %s: %s", via, of, n.GetHealth())
-			return ""
+		why := missing(s, of, words...)
+		if why == "" {
+			t.timeline.note("%s says of %s what it should", via, of)
 		}
-		return "no such node"
+		return why
 	})
+}
+
+// missing is what the status says of the node's health, if not all the words are in it; else "".
+func missing(s *pb.StatusResponse, of string, words ...string) string {
+	for _, n := range s.GetNodes() {
+		if n.GetName() != of {
+			continue
+		}
+		for _, w := range words {
+			if !strings.Contains(n.GetHealth(), w) {
+				return of + ": " + n.GetHealth()
+			}
+		}
+		return ""
+	}
+	return "no such node"
 }
 
 // goOnAlone has the node go on alone with the operator's command, once it may. What is shown before must have the words in it, and nothing happens without

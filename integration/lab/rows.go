@@ -2,11 +2,8 @@ package lab
 
 import "slices"
 
-// Why a row is not tried here.
-const (
-	simulated = "sim: it cannot be made here, or not in bearable time; the simulation tries it"
-	needsTLS  = "needs certificates"
-)
+// simulated is why a row is not tried here.
+const simulated = "sim: it cannot be made here, or not in bearable time; the simulation tries it"
 
 // Rows are the rows of the failure matrix, in its order. A is the primary, B the standby, W the witness.
 var Rows = slices.Concat(processRows, networkRows, diskRows, sequenceRows)
@@ -79,6 +76,6 @@ var diskRows = []Row{
 	{Number: "44", Failure: "A's data directory lost", Right: "promote B; A re-clones", Serves: "B", Run: primaryDataLost},
 	{Number: "45", Failure: "checksum failure in A's table", Right: "alarm, switch over, re-clone A", Serves: "B", Run: primaryTableDamaged},
 	{Number: "46", Failure: "replication slot lost", Right: "re-clone B; A's disk never fills because of B", Serves: soloA, Run: slotLost, Options: smallSlots},
-	{Number: "47", Failure: "certificates expired", Right: "warned 30 days before; renewed by any live node", Serves: "A", Lacks: needsTLS},
+	{Number: "47", Failure: "certificates expired", Right: "warned 30 days before; renewed by any live node", Serves: "A", Run: certificatesExpired, Options: shortCertificates},
 	{Number: "48", Failure: "version skew between nodes", Right: "unknown Raft commands refused, not guessed", Serves: "A", Lacks: simulated},
 }
