@@ -129,6 +129,8 @@ type Agent struct {
 	// confirmed and pairing are read by the gate on every request; see decide.Input.
 	confirmed, pairing atomic.Bool
 	addresses          addresses
+	// noLease: it has been logged that the gate holds nothing back but the lease, which has run out. It belongs to step.
+	noLease bool
 	// vitals are what monitoring is told.
 	vitals atomic.Pointer[Vitals]
 
@@ -307,6 +309,7 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 		a.gate.End(plan.Closed) // what was begun is not answered either
 	}
 	a.applyGate(&in, plan)
+	a.noteLease(&in)
 	a.addresses.allow(plan.Closed == "" || a.draining(&in))
 	a.applyRoute(&in, plan)
 	if plan.Relief != old.Relief {
@@ -328,6 +331,21 @@ func nextLook(in *decide.Input) time.Duration {
 		return left + time.Millisecond
 	}
 	return tick
+}
+
+// noteLease logs when an open gate lets nobody in because the lease has run out, and when it is back.
+func (a *Agent) noteLease(in *decide.Input) {
+	gone := a.gate.Closed() == ErrNoLease.Error()
+	switch {
+	case gone == a.noLease:
+		return
+	case gone:
+		a.log.Warn("the lease has run out: this node answers nobody", "epoch", in.Record.Epoch, "mode", in.Record.Mode(), "leads", in.Raft.Leader,
+			"otherNodeSilentFor", in.Peer.Silent.Round(time.Millisecond), "witnessSilentFor", in.Raft.WitnessSilent.Round(time.Millisecond))
+	case a.gate.answers():
+		a.log.Info("the lease is back: this node answers", "epoch", in.Record.Epoch)
+	}
+	a.noLease = gone
 }
 
 // applyGate opens or closes the gate as the plan says.
