@@ -106,6 +106,7 @@ func (a *Agent) nowUp() {
 	l.life++
 	l.downSince, l.unwellSince = time.Time{}, time.Time{}
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
+	l.essentialsAt = time.Time{}
 	l.unstreamedSince, l.streamPID, l.walRemoved = time.Now(), 0, false
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
 	a.forgetSession()

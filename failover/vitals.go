@@ -86,14 +86,19 @@ func (a *Agent) Started() time.Time { return a.started }
 const (
 	// essentialsEvery is how often PostgreSQL is asked for its essentials: as often as Prometheus asks for them as a rule.
 	essentialsEvery = 10 * time.Second
+	// essentialsLook is how soon after its start it is asked first, and how soon again if it has not answered.
+	essentialsLook = time.Second
 	// essentialsTimeout ends a question that a frozen PostgreSQL does not answer.
 	essentialsTimeout = 5 * time.Second
 )
 
 // watchEssentials asks PostgreSQL for its essentials until ctx ends.
 func (a *Agent) watchEssentials(ctx context.Context) {
-	every(ctx, essentialsEvery, func() {
-		if !a.isUp() {
+	every(ctx, essentialsLook, func() {
+		a.mu.Lock()
+		life, due := a.local.life, a.local.up && time.Since(a.local.essentialsAt) >= essentialsEvery
+		a.mu.Unlock()
+		if !due {
 			return
 		}
 		q, cancel := context.WithTimeout(ctx, essentialsTimeout)
@@ -105,6 +110,8 @@ func (a *Agent) watchEssentials(ctx context.Context) {
 		}
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.local.essentials, a.local.essentialsAt = e, time.Now()
+		if a.local.life == life {
+			a.local.essentials, a.local.essentialsAt = e, time.Now()
+		}
 	})
 }
