@@ -13,7 +13,7 @@ import (
 type Health struct {
 	Node    string `json:"node"`
 	Version string `json:"version"`
-	// Role is what PostgreSQL does here: primary, standby, starting, promoting, stopping, stopped, cloning, rewinding, absent.
+	// Role is what PostgreSQL does here: primary, standby, starting, promoting, stopping, stopped, cloning, rewinding, absent, broken.
 	Role string `json:"role"`
 	// Epoch, Primary and Mode are the cluster record's.
 	Epoch   uint64 `json:"epoch"`
