@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -187,27 +186,15 @@ func (r *rig) waitServes(t *testing.T, node string) {
 
 func TestEitherNodesLogTellsAFailover(t *testing.T) { failoverIsTold(t, armed(t)) }
 
-// seen is a cluster that answers load balancers and Prometheus, and logs text.
-type seen struct {
-	*rig
-	pages map[string]string // the addresses, by node
-}
+// seen is a cluster that is looked at from outside, and logs text.
+type seen struct{ *rig }
 
 func newSeen(t *testing.T) seen {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a cluster of real processes")
 	}
-	s := seen{pages: map[string]string{}}
-	extra := map[string]string{}
-	for _, node := range cluster.Nodes {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		defer ln.Close()
-		s.pages[node] = ln.Addr().String()
-		extra[node] = "http_listen: " + s.pages[node] + "\n"
-	}
-	s.rig = newRig(t, func(o *cluster.Options) { o.JSONLogs, o.Extra = false, extra })
+	s := seen{newRig(t, func(o *cluster.Options) { o.JSONLogs = false })}
 	t.Cleanup(func() {
 		s.log.set(nil)
 		if t.Failed() {
@@ -223,7 +210,7 @@ func (s seen) page(t *testing.T, node, path string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.pages[node]+path, nil)
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, s.HTTPURL(node)+path, nil)
 	must(t, err)
 	a, err := http.DefaultClient.Do(q)
 	must(t, err)
