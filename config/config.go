@@ -34,6 +34,8 @@ type Node struct {
 	MaxWait time.Duration `yaml:"max_wait,omitempty"`
 	// ControlSocket is where shimctl reaches the node; "" is control.sock in DataDir.
 	ControlSocket string `yaml:"control_socket"`
+	// HTTPListen is where load balancers and Prometheus ask how the node is; "": nowhere.
+	HTTPListen string `yaml:"http_listen,omitempty"`
 	// Members says how the three voters reach one another, by name.
 	Members  map[string]Member `yaml:"members"`
 	Postgres Postgres          `yaml:"postgres"`
@@ -111,7 +113,9 @@ type Witness struct {
 	DataDir string `yaml:"data_dir"`
 	// Listen is the port shared by all clusters, host:port.
 	Listen string `yaml:"listen"`
-	Log    Log    `yaml:"log"`
+	// HTTPListen is where Prometheus asks how the witness is; "": nowhere.
+	HTTPListen string `yaml:"http_listen,omitempty"`
+	Log        Log    `yaml:"log"`
 }
 
 // Defaults.
@@ -262,6 +266,7 @@ func (n *Node) Validate() error {
 		m.add("certificate_lifetime", "%v is outside %v to %v", d, minCertificate, maxCertificate)
 	}
 	m.members(n)
+	m.httpListen(n.HTTPListen)
 	m.vips(n)
 	m.apiServer(n.APIServer)
 	m.applications(n)
@@ -380,6 +385,7 @@ func (w *Witness) Validate() error {
 	m.name("node", w.Name)
 	m.dir("data_dir", w.DataDir)
 	m.hostPort("listen", w.Listen)
+	m.httpListen(w.HTTPListen)
 	m.log(w.Log)
 	return errors.Join(m...)
 }
@@ -404,6 +410,12 @@ func (m *mistakes) hostPort(key, v string) {
 	}
 	if p, err := strconv.ParseUint(port, 10, 16); err != nil || p == 0 {
 		m.add(key, "%q has no port between 1 and 65535", v)
+	}
+}
+
+func (m *mistakes) httpListen(v string) {
+	if v != "" {
+		m.hostPort("http_listen", v)
 	}
 }
 

@@ -53,6 +53,7 @@ func TestAllMistakesAreNamedAtOnce(t *testing.T) {
 node: A
 data_dir: var
 client_listen: 0.0.0.0:2379
+http_listen: "8008"
 engine: etcd
 max_wait: 1ms
 native: {cache_bytes: 1, max_request_bytes: -1, max_txn_ops: -1, auto_compaction_retention: 1s}
@@ -67,7 +68,7 @@ log: {level: loud, format: xml}
 		t.Fatal("accepted")
 	}
 	for _, key := range []string{
-		"node:", "data_dir:", "client_listen:", "engine:", "max_wait:", "native.cache_bytes:", "native.max_request_bytes:", "native.max_txn_ops:", "native.auto_compaction_retention:", "control_socket:", "members.b.raft:", "members.b.peer:", "members: 1 with",
+		"node:", "data_dir:", "client_listen:", "http_listen:", "engine:", "max_wait:", "native.cache_bytes:", "native.max_request_bytes:", "native.max_txn_ops:", "native.auto_compaction_retention:", "control_socket:", "members.b.raft:", "members.b.peer:", "members: 1 with",
 		"members: this node", "timing.heartbeat_timeout:", "timing.replication_stall:", "timing.witness_lost_after:", "log.level:", "log.format:",
 	} {
 		if !strings.Contains(err.Error(), "  "+key) {
@@ -91,8 +92,8 @@ func TestWitness(t *testing.T) {
 	if _, err := LoadWitness(path); err == nil || !strings.Contains(err.Error(), "peers") {
 		t.Errorf("unknown key: got %v", err)
 	}
-	write("node: w\ndata_dir: x\nlisten: nowhere\n")
-	if _, err := LoadWitness(path); err == nil || !strings.Contains(err.Error(), "data_dir") || !strings.Contains(err.Error(), "listen") {
+	write("node: w\ndata_dir: x\nlisten: nowhere\nhttp_listen: 127.0.0.1\n")
+	if _, err := LoadWitness(path); err == nil || !strings.Contains(err.Error(), "data_dir") || !strings.Contains(err.Error(), "  listen") || !strings.Contains(err.Error(), "http_listen") {
 		t.Errorf("mistakes: got %v", err)
 	}
 }

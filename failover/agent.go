@@ -132,12 +132,18 @@ type Agent struct {
 	// confirmed and pairing are read by the gate on every request; see decide.Input.
 	confirmed, pairing atomic.Bool
 	addresses          addresses
+	// noLease: it has been logged that the gate holds nothing back but the lease, which has run out. It belongs to step.
+	noLease bool
+	// vitals are what monitoring is told.
+	vitals atomic.Pointer[Vitals]
 
 	mu sync.Mutex // guards the fields below
 	local
 	peer peer
 	wish wish
 	raft raftMemory
+	// failovers are counted for monitoring.
+	failovers failovers
 	// noSwitchUntil is until when this agent begins no switchover by itself.
 	noSwitchUntil time.Time
 
@@ -166,6 +172,7 @@ func New(cfg Config) *Agent {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, pg: cfg.Postgres, store: cfg.Store, instance: newNonce(), started: time.Now(),
 		wakeCh: make(chan struct{}, 1), beatCh: make(chan struct{}, 1), over: make(chan struct{}), addresses: addresses{changed: make(chan struct{}, 1)},
+		failovers: newFailovers(),
 	}
 	a.gate = NewGate(cfg.Store, &a.confirmed, &a.pairing)
 	a.routes = newRoutes()
@@ -207,6 +214,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.own(func() { a.watchPostgres(inner) })
 	a.own(func() { a.probe(inner) })
 	a.own(func() { a.watchDamage(inner) })
+	a.own(func() { a.watchEssentials(inner) })
 	a.own(func() { a.watchUpstream(inner) })
 	if a.disk != nil {
 		a.own(func() { a.disk.Run(inner) })
@@ -291,6 +299,8 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 	old := a.raft.plan
 	a.raft.plan = plan
 	a.raft.notArmed = decide.NotArmed(&in)
+	a.failovers.look(in.Record, a.cfg.Self)
+	a.noteSilence(&in)
 	a.expireWish(&in)
 	a.beginSwitch(plan.Switch)
 	a.mu.Unlock()
@@ -302,14 +312,19 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 		a.gate.End(plan.Closed) // what was begun is not answered either
 	}
 	a.applyGate(&in, plan)
+	a.noteLease(&in)
 	a.addresses.allow(plan.Closed == "" || a.draining(&in))
 	a.applyRoute(&in, plan)
 	if plan.Relief != old.Relief {
+		if plan.Relief != "" {
+			a.log.Info("asks the other node to take over", "node", a.cfg.Other, "why", plan.Relief, "epoch", in.Record.Epoch)
+		}
 		a.beat()
 	}
 	a.postgresLane.offer(ctx, plan.Postgres)
 	a.syncLane.offer(ctx, plan.Sync)
 	a.raftLane.offer(ctx, plan.Raft)
+	a.publish()
 	return nextLook(&in)
 }
 
@@ -319,6 +334,21 @@ func nextLook(in *decide.Input) time.Duration {
 		return left + time.Millisecond
 	}
 	return tick
+}
+
+// noteLease logs when an open gate lets nobody in because the lease has run out, and when it is back.
+func (a *Agent) noteLease(in *decide.Input) {
+	gone := a.gate.Closed() == ErrNoLease.Error()
+	switch {
+	case gone == a.noLease:
+		return
+	case gone:
+		a.log.Warn("the lease has run out: this node answers nobody", "epoch", in.Record.Epoch, "mode", in.Record.Mode(), "leads", in.Raft.Leader,
+			"otherNodeSilentFor", in.Peer.Silent.Round(time.Millisecond), "witnessSilentFor", in.Raft.WitnessSilent.Round(time.Millisecond))
+	case a.gate.answers():
+		a.log.Info("the lease is back: this node answers", "epoch", in.Record.Epoch)
+	}
+	a.noLease = gone
 }
 
 // applyGate opens or closes the gate as the plan says.

@@ -93,6 +93,14 @@ func (g *Gate) Enter() (Token, error) {
 	return s.token, nil
 }
 
+// Closed says why a request that began now would not be let in; "": it would. It is asked live, by the clock.
+func (g *Gate) Closed() string {
+	if _, err := g.Enter(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
 // answers says whether a request that began now would be let in, by the clock and not by the last decision.
 func (g *Gate) answers() bool {
 	_, err := g.Enter()

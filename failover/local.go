@@ -52,10 +52,16 @@ type local struct {
 	flushedBefore record.LSN
 	standbyFlush  record.LSN
 	standbyPID    int
-	joinedAt      time.Time
-	noJoinUntil   time.Time
-	slot          bool
-	grant         grant
+	// standbyLag is the standby's.
+	standbyLag  lagMark
+	joinedAt    time.Time
+	noJoinUntil time.Time
+	slot        bool
+	grant       grant
+
+	// essentials are of essentialsAt; zero: never asked.
+	essentials   postgres.Essentials
+	essentialsAt time.Time
 
 	progress postgres.Progress
 	rebuilt  string
@@ -100,6 +106,7 @@ func (a *Agent) nowUp() {
 	l.life++
 	l.downSince, l.unwellSince = time.Time{}, time.Time{}
 	l.obs, l.obsAt = postgres.Observation{}, time.Time{}
+	l.essentialsAt = time.Time{}
 	l.unstreamedSince, l.streamPID, l.walRemoved = time.Now(), 0, false
 	l.promotedEpoch, l.promotedTLI, l.promotedLSN = 0, 0, 0
 	a.forgetSession()
@@ -138,7 +145,7 @@ func (a *Agent) forgetSession() {
 	l.sentinel, l.epochCommitted, l.engine = nil, 0, 0
 	l.proven, l.slot = false, false
 	l.joinedAt, l.noJoinUntil = time.Time{}, time.Time{}
-	l.stalledSince, l.flushedBefore, l.standbyFlush = time.Time{}, 0, 0
+	l.stalledSince, l.flushedBefore, l.standbyFlush, l.standbyLag = time.Time{}, 0, 0, lagMark{}
 }
 
 // session reports whether the sentinel session lives. a.mu is held.
@@ -235,6 +242,7 @@ func (a *Agent) noteStandby(obs postgres.Observation) {
 	if !found || s.PID != l.standbyPID || s.FlushLSN < l.standbyFlush {
 		l.proven = false // another life of the standby, which may have lost what the last one had
 	}
+	l.standbyLag.note(obs.FlushLSN, s.FlushLSN, time.Now())
 	l.standbyPID, l.standbyFlush, l.flushedBefore = s.PID, s.FlushLSN, obs.FlushLSN
 }
 

@@ -26,6 +26,10 @@ type peer struct {
 	notReadySince time.Time
 	// caughtUpAt is when this standby last had all the WAL that the primary said it had.
 	caughtUpAt time.Time
+	// lag is this standby's.
+	lag lagMark
+	// silent: it has been logged that the other node is not heard.
+	silent bool
 }
 
 const (
@@ -113,8 +117,13 @@ func (a *Agent) hear(s *pb.NodeState, asked time.Time) {
 	case p.notReadySince.IsZero() || old != nil && old.Instance != s.Instance:
 		p.notReadySince = now
 	}
-	if s.FlushLsn <= uint64(max(a.local.obs.ReceiveLSN, a.local.obs.ReplayLSN)) {
+	here := max(a.local.obs.ReceiveLSN, a.local.obs.ReplayLSN)
+	if s.FlushLsn <= uint64(here) {
 		p.caughtUpAt = now
+	}
+	p.lag.note(record.LSN(s.FlushLsn), here, now)
+	if s.WantsRelief && (old == nil || !old.WantsRelief || old.ReliefReason != s.ReliefReason) {
+		a.log.Info("the primary asks to be relieved", "node", s.Node, "why", s.ReliefReason, "epoch", s.Epoch)
 	}
 	if g := a.local.grant; g != (grant{}) && (s.Instance != g.instance || s.Rebuilt == g.nonce) {
 		a.local.grant = grant{}
@@ -125,6 +134,21 @@ func (a *Agent) hear(s *pb.NodeState, asked time.Time) {
 	if changed {
 		a.wake()
 	}
+}
+
+// noteSilence logs when the other data node ceases to be heard, and when it is heard again. a.mu is held.
+func (a *Agent) noteSilence(in *decide.Input) {
+	p := &a.peer
+	switch silent := in.Peer.Silent > in.Timing.Silence; {
+	case silent == p.silent:
+		return
+	case silent:
+		a.log.Warn("the other node is silent", "node", a.cfg.Other, "for", in.Peer.Silent.Round(time.Millisecond), "primary", in.Record.Primary, "epoch", in.Record.Epoch,
+			"mode", in.Record.Mode())
+	default:
+		a.log.Info("the other node is heard again", "node", a.cfg.Other, "itsRole", p.state.Role, "itsEpoch", p.state.Epoch, "epoch", in.Record.Epoch)
+	}
+	p.silent = !p.silent
 }
 
 func (p *peer) input(now, started, leaderSince time.Time) decide.Peer {

@@ -491,6 +491,9 @@ func (a *Agent) propose(ctx context.Context, c record.Command) error {
 		}
 		c.ServerID = a.provedServer()
 	}
+	if c.Kind == record.Promote || c.Kind == record.Force {
+		a.noteProposal(c)
+	}
 	outcome, err := a.store.Propose(ctx, c)
 	if c.Kind == record.Pair && outcome != Unknown {
 		a.pairing.Store(false) // the record, applied before, says paired, or nothing was done
@@ -507,6 +510,18 @@ func (a *Agent) propose(ctx context.Context, c record.Command) error {
 		a.beat()
 	}
 	return err
+}
+
+// noteProposal notes why a new epoch is proposed, for whoever counts.
+func (a *Agent) noteProposal(c record.Command) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rec, _ := a.store.Record()
+	relief := ""
+	if s := a.peer.state; s != nil {
+		relief = s.ReliefReason
+	}
+	a.failovers.propose(c.Epoch+1, causeOf(c, rec.Primary, relief))
 }
 
 // provedServer is the server ID of the standby that was proved, if the members have ever changed: members of a version that knows no

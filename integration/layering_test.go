@@ -21,16 +21,18 @@ func dependencies(t *testing.T, pkg string) []string {
 // decides does nothing else.
 func TestDependenciesPointOneWay(t *testing.T) {
 	for pkg, forbidden := range map[string][]string{
-		"cmd/raftwitness":    {"github.com/jackc/", "go.etcd.io/etcd/", "google.golang.org/grpc", "github.com/k3s-io/", "github.com/vishvananda/", "kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/balancer", "kineshim/pgrelay"},
-		"raftwitness":        {"kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/config"},
-		"failover":           {"kineshim/kineshim", "go.etcd.io/etcd/", "github.com/k3s-io/", "github.com/hashicorp/raft"},
-		"kineshim":           {"kineshim/failover", "github.com/hashicorp/raft"},
-		"failover/vip":       {"kineshim/"},
-		"balancer":           {"kineshim/"},
-		"pgrelay":            {"kineshim/kineshim", "kineshim/failover", "kineshim/config"},
-		"pgwire":             {"kineshim/"},
-		"failover/decide":    {"context", "log", "log/slog", "net", "kineshim/failover/postgres", "kineshim/proto"},
-		"raftwitness/record": {"context", "log", "log/slog", "net", "github.com/"},
+		"cmd/raftwitness":     {"github.com/jackc/", "go.etcd.io/etcd/", "google.golang.org/grpc", "github.com/k3s-io/", "github.com/vishvananda/", "kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/balancer", "kineshim/pgrelay", "kineshim/monitor/nodemetrics", "github.com/prometheus/"},
+		"raftwitness":         {"kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/config"},
+		"failover":            {"kineshim/kineshim", "go.etcd.io/etcd/", "github.com/k3s-io/", "github.com/hashicorp/raft"},
+		"kineshim":            {"kineshim/failover", "github.com/hashicorp/raft"},
+		"failover/vip":        {"kineshim/"},
+		"balancer":            {"kineshim/"},
+		"monitor":             {"kineshim/", "github.com/", "google.golang.org/"},
+		"monitor/nodemetrics": {"kineshim/kineshim", "kineshim/failover", "kineshim/raftwitness", "kineshim/proto"},
+		"pgrelay":             {"kineshim/kineshim", "kineshim/failover", "kineshim/config"},
+		"pgwire":              {"kineshim/"},
+		"failover/decide":     {"context", "log", "log/slog", "net", "kineshim/failover/postgres", "kineshim/proto"},
+		"raftwitness/record":  {"context", "log", "log/slog", "net", "github.com/"},
 	} {
 		deps := dependencies(t, pkg)
 		if len(deps) < 3 {

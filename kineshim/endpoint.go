@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 )
 
 // Options configure an Endpoint. Gate, Router, Engine and Log are required.
@@ -38,7 +39,10 @@ type Options struct {
 	// DialOptions are for the connection to the other node's peer address, above all its transport credentials. None means
 	// a connection without credentials.
 	DialOptions []grpc.DialOption
-	Log         *slog.Logger
+	// Answered, if not nil, is told of each client's unary call of etcd's services, by its full method, how it ended and how long that took. It
+	// must neither block nor cost much.
+	Answered func(method string, code codes.Code, took time.Duration)
+	Log      *slog.Logger
 }
 
 // Endpoint serves etcd's API on a data node. Its methods may be called from any goroutine; StartEngine and StopEngine

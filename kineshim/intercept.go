@@ -3,9 +3,11 @@ package kineshim
 import (
 	"context"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -31,7 +33,11 @@ func (e *Endpoint) interceptUnary(peer bool) grpc.UnaryServerInterceptor {
 		if peer || wasForwarded(ctx) {
 			return e.answerPeer(ctx, &c)
 		}
-		return e.answerClient(ctx, &c)
+		response, err := e.answerClient(ctx, &c)
+		if e.opt.Answered != nil {
+			e.opt.Answered(c.method, status.Code(err), time.Since(c.visit.arrived))
+		}
+		return response, err
 	}
 }
 

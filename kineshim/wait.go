@@ -287,3 +287,10 @@ func (r *room) release(w *waiter) {
 	w.at = nil
 	close(w.woken)
 }
+
+// Waiting is how many requests wait for a primary at the moment, or have waited and are being tried again.
+func (e *Endpoint) Waiting() int {
+	e.room.mu.Lock()
+	defer e.room.mu.Unlock()
+	return e.room.calls
+}

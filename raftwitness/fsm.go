@@ -76,6 +76,8 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 		return fmt.Errorf("restore the cluster record: %w", err)
 	}
 	f.state.Store(&a)
+	f.log.Info("cluster record taken over from a snapshot", "index", a.Index, "epoch", a.Record.Epoch, "primary", a.Record.Primary, "inSync", a.Record.InSync,
+		"timeline", a.Record.Timeline)
 	f.onChange()
 	return nil
 }

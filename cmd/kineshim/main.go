@@ -27,6 +27,7 @@ const usage = `kineshim runs a data node of a two-plus-witness Kubernetes datast
 
 Flags that override the file:
   --client-listen HOST:PORT   where the etcd API is served to the k3s on this machine
+  --http-listen HOST:PORT     where load balancers and Prometheus ask how the node is, as 127.0.0.1:8008
   --log-level LEVEL           debug, info, warn or error
   --engine NAME               native, or kine: kine's own engine, as a fallback
   --apiserver-listen HOST:PORT  where the Kubernetes API is balanced to both servers', as :7443; the host may be left out
@@ -44,7 +45,7 @@ func main() {
 type options struct {
 	verb, config, enrolments, enrolment string
 	clientListen, logLevel, engine      string
-	apiServerListen                     string
+	apiServerListen, httpListen         string
 	maxWait                             time.Duration
 	check, version                      bool
 }
@@ -96,6 +97,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.config, "config", "", "")
 	fs.StringVar(&o.enrolments, "enrolments", "", "")
 	fs.StringVar(&o.clientListen, "client-listen", "", "")
+	fs.StringVar(&o.httpListen, "http-listen", "", "")
 	fs.StringVar(&o.logLevel, "log-level", "", "")
 	fs.StringVar(&o.engine, "engine", "", "")
 	fs.StringVar(&o.apiServerListen, "apiserver-listen", "", "")
@@ -132,7 +134,7 @@ func (o options) override(cfg *config.Node) error {
 	for _, f := range []struct {
 		value string
 		field *string
-	}{{o.clientListen, &cfg.ClientListen}, {o.logLevel, &cfg.Log.Level}, {o.engine, &cfg.Engine}} {
+	}{{o.clientListen, &cfg.ClientListen}, {o.httpListen, &cfg.HTTPListen}, {o.logLevel, &cfg.Log.Level}, {o.engine, &cfg.Engine}} {
 		if f.value != "" {
 			*f.field = f.value
 		}

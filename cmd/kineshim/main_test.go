@@ -57,8 +57,10 @@ func TestCheckNamesAllMistakes(t *testing.T) {
 	if code, out := call("--config", path, "--check"); code != 0 {
 		t.Errorf("exit %d, %s", code, out)
 	}
-	if code, out := call("--config", path, "--check", "--client-listen", "0.0.0.0:1"); code != 1 || !strings.Contains(out, "client_listen") {
-		t.Errorf("flag not checked: exit %d, %s", code, out)
+	for flag, value := range map[string]string{"client_listen": "0.0.0.0:1", "http_listen": "8008"} {
+		if code, out := call("--config", path, "--check", "--"+strings.ReplaceAll(flag, "_", "-"), value); code != 1 || !strings.Contains(out, flag) {
+			t.Errorf("--%s not checked: exit %d, %s", flag, code, out)
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"kineshim/failover/vip"
 	"kineshim/kineshim"
 	"kineshim/kineshim/native"
+	"kineshim/monitor/nodemetrics"
 	"kineshim/priority"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
@@ -115,6 +116,9 @@ type node struct {
 	replica  *native.Replica // nil with kine's engine
 	vips     *vip.Runner     // nil without virtual addresses
 	kernel   vip.Kernel
+	metrics  *nodemetrics.Registry
+	// certificates are the ends of the certificates in use, by name. Nil: there are none.
+	certificates func() map[string]time.Time
 	// vipConns are the connections to virtual addresses.
 	vipConns vip.Connections
 	servers  []*grpc.Server
@@ -173,6 +177,11 @@ func (n *node) run(ctx context.Context) (err error) {
 		stopReplica := n.background(n.replica.Run)
 		defer func() { err = errors.Join(err, stopReplica()) }()
 	}
+	stopMonitor, err := n.startMonitor()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopMonitor()) }()
 	stopBeside, err := n.startBeside()
 	if err != nil {
 		return err
@@ -216,6 +225,7 @@ func (n *node) background(f func(context.Context) error) (stop func() error) {
 // build makes the agent and the endpoint, which need each other.
 func (n *node) build(peer *grpc.ClientConn) error {
 	var err error
+	n.metrics = nodemetrics.New(n.sample)
 	n.agent = failover.New(failover.Config{
 		Self: n.cfg.Name, Other: n.cfg.Other(), Witness: n.cfg.WitnessName(), ServerID: n.id.ServerID, ClusterID: n.id.ClusterID,
 		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: pb.NewPeerClient(peer), PeerLink: peer,
@@ -227,7 +237,7 @@ func (n *node) build(peer *grpc.ClientConn) error {
 	}
 	options := kineshim.Options{
 		Node: n.cfg.Name, Gate: gate{n.agent.Gate()}, Router: router{n.agent}, HeaderInfo: n.header, Log: n.log,
-		MaxRequestBytes: n.cfg.Native.MaxRequestBytes, MaxWait: n.cfg.MaxWait,
+		MaxRequestBytes: n.cfg.Native.MaxRequestBytes, MaxWait: n.cfg.MaxWait, Answered: n.metrics.Answered,
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(n.security.client(n.isDataNode))},
 	}
 	if n.cfg.Engine == config.EngineKine {
@@ -249,6 +259,7 @@ func (n *node) newReplica() *native.Replica {
 		Engine: native.Config{
 			Cluster: members{n}, CacheBytes: n.cfg.Native.CacheBytes, MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
 			MaxTxnOps: n.cfg.Native.MaxTxnOps, Retention: n.cfg.Native.AutoCompactionRetention, DataDir: n.pc.DataDir,
+			Measures: n.measures(),
 		},
 		DSN: n.pg.KineDSN(n.cfg.Postgres.SocketDir), StandbyLife: n.agent.StandbyLife, Log: n.log,
 		Primary: func() (string, <-chan struct{}) {

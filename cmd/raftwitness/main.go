@@ -13,8 +13,10 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"kineshim/config"
+	"kineshim/monitor"
 	"kineshim/priority"
 	"kineshim/raftwitness"
 	"kineshim/version"
@@ -27,6 +29,9 @@ const usage = `raftwitness is the third voter of kineshim clusters: a few MB, no
                                                may be repeated for several clusters
   raftwitness --config FILE --check            say what is wrong with the configuration
   raftwitness --version
+
+Flag that overrides the file:
+  --http-listen HOST:PORT   where Prometheus asks how the witness is, as 127.0.0.1:8008
 `
 
 func main() {
@@ -42,6 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.Usage = func() { fmt.Fprint(stderr, usage) }
 	path := fs.String("config", "", "configuration file")
 	check := fs.Bool("check", false, "check the configuration and exit")
+	httpListen := fs.String("http-listen", "", "where Prometheus asks")
 	show := fs.Bool("version", false, "print the version and exit")
 	join := len(args) > 0 && args[0] == "join"
 	if join {
@@ -60,6 +66,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	cfg, err := config.LoadWitness(*path)
+	if err == nil && *httpListen != "" {
+		cfg.HTTPListen = *httpListen
+		err = cfg.Validate()
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 1
@@ -116,10 +126,15 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	}
 	l := raftwitness.NewListener(ln, log)
 	defer l.Close()
+	web, err := listenHTTP(cfg)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	known := voters{node: cfg.Name, started: time.Now()}
 	var broken []error
 	for dir, id := range ids {
 		glog := log.With("cluster", id.ClusterID)
@@ -127,8 +142,10 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 		if err != nil { // the other clusters do not suffer from it
 			glog.Error("does not vote", "as", id.ServerID, "error", err)
 			broken = append(broken, fmt.Errorf("cluster %s: %w", id.ClusterID, err))
+			known.all = append(known.all, voter{cluster: id.ClusterID, err: err})
 			continue
 		}
+		known.all = append(known.all, voter{cluster: id.ClusterID, node: n})
 		wg.Go(func() {
 			if err := n.Run(ctx); err != nil {
 				cancel(fmt.Errorf("cluster %s: %w", id.ClusterID, err))
@@ -138,6 +155,14 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	}
 	if len(broken) == len(ids) {
 		return errors.Join(broken...)
+	}
+	if web != nil {
+		log.Info("answers Prometheus", "http", web.Addr().String())
+		wg.Go(func() {
+			if err := monitor.Serve(ctx, web, monitor.WitnessPages(known.health), log); err != nil {
+				cancel(err)
+			}
+		})
 	}
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

@@ -236,17 +236,17 @@ func (in *Input) notCandidate() string {
 	l, r := &in.Local, in.Record
 	switch {
 	case !r.InSyncHas(in.Self):
-		return "it may lack acknowledged writes"
+		return WhyMayLack
 	case l.Role != Standby:
 		return "its PostgreSQL is " + string(l.Role)
 	case l.SystemID != r.SystemID:
-		return "its database is not the cluster's"
+		return WhyDatabase + "not the cluster's"
 	case r.Primary != in.Self && l.Timeline != r.Timeline:
-		return "its database is on another timeline"
+		return WhyDatabase + "on another timeline"
 	case l.Timeline < r.Timeline || l.LSN < r.SwitchLSN:
-		return "its database is older than the cluster remembers"
+		return WhyDatabase + "older than the cluster remembers"
 	case in.standbyIsAhead():
-		return "its database is older than the standby's"
+		return WhyDatabase + "older than the standby's"
 	}
 	return ""
 }
@@ -263,18 +263,29 @@ func (in *Input) timelineTaken() bool {
 	return n > 0 && in.Local.Timeline <= in.Record.Forks[n-1].Timeline
 }
 
+// Reasons that others tell apart. Those of PostgreSQL's have its name in them.
+const (
+	WhyProcess    = "the primary's process is dead"
+	WhySilent     = "the primary is silent"
+	WhyRelief     = "the primary asks to be relieved"
+	WhySwitchover = "switchover"
+	WhyMayLack    = "it may lack acknowledged writes"
+	// WhyDatabase begins those that say what is wrong with a copy of the data.
+	WhyDatabase = "its database is "
+)
+
 // primaryGone says why the other node, the primary, can no longer serve; "" if it can, or if that is not yet known.
 func (in *Input) primaryGone() string {
 	p := &in.Peer
 	switch {
 	case p.Refused:
-		return "the primary's process is dead"
+		return WhyProcess
 	case p.Age > in.Timing.Silence:
-		return "the primary is silent"
+		return WhySilent
 	case !p.SinceLeader:
 		return ""
 	case p.Relief:
-		return "the primary asks to be relieved"
+		return WhyRelief
 	case p.Role != Standby && p.Role != Primary && p.NotReadyFor > notReadyGrace:
 		return "the primary's PostgreSQL does not run"
 	}
@@ -289,7 +300,7 @@ func (in *Input) relief() string {
 	}
 	switch {
 	case in.Wish.SwitchTo == in.Other && in.Wish.Drained:
-		return "switchover"
+		return WhySwitchover
 	case in.Record.Paused:
 		return ""
 	case l.Role != Primary && l.Role != Standby && l.Served:

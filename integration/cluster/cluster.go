@@ -69,7 +69,7 @@ type Place interface {
 }
 
 // placedPorts are the ports of a node that has a host of its own.
-var placedPorts = Ports{Client: 2379, Peer: 2383, Raft: 2384, Postgres: 5433}
+var placedPorts = Ports{Client: 2379, Peer: 2383, Raft: 2384, Postgres: 5433, HTTP: 8008}
 
 // Cluster is a cluster in a directory. Its methods may be called from several goroutines, but what is done to one node must be done by
 // one at a time.
@@ -124,7 +124,7 @@ func (c *Cluster) enrol(ctx context.Context) error {
 		}
 	}
 	if c.opts.Place != nil {
-		c.plan.Ports = map[string]Ports{A: placedPorts, B: placedPorts, Witness: {Raft: placedPorts.Raft}}
+		c.plan.Ports = map[string]Ports{A: placedPorts, B: placedPorts, Witness: {Raft: placedPorts.Raft, HTTP: placedPorts.HTTP}}
 	} else {
 		var err error
 		if c.plan.Ports, err = choosePorts(c.opts.Prefer); err != nil {
@@ -172,6 +172,11 @@ func (c *Cluster) SocketPath(node string) string { return filepath.Join(c.dir, n
 // ClientURL is where the data node serves the etcd API: on the loopback of its host.
 func (c *Cluster) ClientURL(node string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d", c.plan.Ports[node].Client)
+}
+
+// HTTPURL is where the node answers load balancers and Prometheus: on the loopback of its host.
+func (c *Cluster) HTTPURL(node string) string {
+	return fmt.Sprintf("http://127.0.0.1:%d", c.plan.Ports[node].HTTP)
 }
 
 // ClientPort is the port of ClientURL.

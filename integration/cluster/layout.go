@@ -14,12 +14,14 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// Ports are a node's, all on 127.0.0.1 unless the node has a host of its own. A witness has only Raft.
+// Ports are a node's, all on 127.0.0.1 unless the node has a host of its own. A witness has only Raft and HTTP.
 type Ports struct {
 	Client   int `json:"client,omitempty"`
 	Raft     int `json:"raft"`
 	Peer     int `json:"peer,omitempty"`
 	Postgres int `json:"postgres,omitempty"`
+	// HTTP is for load balancers and Prometheus; 0: a cluster that was made without.
+	HTTP int `json:"http,omitempty"`
 }
 
 // layout is what must stay as it is when a cluster is resumed.
@@ -79,7 +81,7 @@ func choosePorts(prefer map[string]Ports) (map[string]Ports, error) {
 	}
 	out := map[string]Ports{}
 	for _, node := range Nodes {
-		p := Ports{Raft: take(prefer[node].Raft)}
+		p := Ports{Raft: take(prefer[node].Raft), HTTP: take(prefer[node].HTTP)}
 		if isDataNode(node) {
 			p.Client, p.Peer, p.Postgres = take(prefer[node].Client), take(prefer[node].Peer), take(prefer[node].Postgres)
 		}
@@ -98,12 +100,16 @@ members:
   {{- $host := index $.Hosts $name}}
   {{$name}}: {raft: "{{$host}}:{{$p.Raft}}"{{if $p.Peer}}, peer: "{{$host}}:{{$p.Peer}}", postgres: "{{$host}}:{{$p.Postgres}}"{{end}}}
 {{- end}}
+{{with (index .Ports .Node).HTTP}}http_listen: 127.0.0.1:{{.}}
+{{end -}}
 log: {level: info, format: {{.LogFormat}}}
 {{.Extra}}`))
 
 var witnessConfig = template.Must(template.New("").Parse(`node: {{.Node}}
 data_dir: {{.Dir}}/{{.Node}}
 listen: "{{index .Hosts .Node}}:{{(index .Ports .Node).Raft}}"
+{{with (index .Ports .Node).HTTP}}http_listen: 127.0.0.1:{{.}}
+{{end -}}
 log: {level: info, format: {{.LogFormat}}}
 {{.Extra}}`))
 
@@ -150,7 +156,7 @@ func (c *Cluster) CheckPorts() error {
 	var errs []error
 	for _, node := range Nodes {
 		p := c.plan.Ports[node]
-		for _, port := range []int{p.Client, p.Raft, p.Peer, p.Postgres} {
+		for _, port := range []int{p.Client, p.Raft, p.Peer, p.Postgres, p.HTTP} {
 			if port == 0 {
 				continue
 			}

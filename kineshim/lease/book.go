@@ -223,6 +223,13 @@ func (b *Book) Get(id int64) (l Lease, remaining time.Duration, ok bool) {
 	return e.Lease, e.Expires - b.clock(), true
 }
 
+// Count is how many leases there are.
+func (b *Book) Count() int {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return len(b.leases)
+}
+
 // All returns all leases, those that expire first first, as etcd lists them; equal ones by ID.
 func (b *Book) All() []Lease {
 	b.mu.RLock()

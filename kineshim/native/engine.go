@@ -45,6 +45,8 @@ type Config struct {
 	// Retention is how long superseded revisions are kept at least before the engine compacts by itself; 0 leaves compaction to
 	// the clients, as etcd does by default and as Kubernetes expects.
 	Retention time.Duration
+	// Measures are told how long things take.
+	Measures Measures
 }
 
 // Cluster is the membership behind the engine, as etcd's Cluster and Maintenance services show it.

@@ -63,6 +63,7 @@ func newKeyspace(c Config, log *slog.Logger) *keyspace {
 	k.leases = lease.New(func() time.Duration { return 0 })
 	k.watchCfg = watch.Config{
 		Source: source{k}, Committed: k.committed, ProgressEvery: c.WatchProgressEvery, MaxRequestBytes: c.MaxRequestBytes, Log: log,
+		Lag: c.Measures.WatchLag,
 	}
 	return k
 }

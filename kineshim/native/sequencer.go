@@ -36,6 +36,8 @@ type operation struct {
 	do   func(*turn) error
 	err  error
 	done chan struct{} // closed when err stands and all that the turn saw is durable
+	// queued is when it began to wait for its turn.
+	queued time.Time
 	// attempt is stored with the rows, so that it can be found out later whether this was done; 0: none.
 	attempt int64
 	// parked is when the operation was kept waiting for key, the zero time if it was not. See contention.
@@ -55,6 +57,8 @@ type batch struct {
 	compactedID int64
 	leases      map[int64]*kinetable.LeaseRow // nil: revoked
 	ops         []*operation
+	// began is when the first operation changed something in it, sent when it went to PostgreSQL.
+	began, sent time.Time
 }
 
 func (b *batch) empty() bool { return len(b.rows) == 0 && len(b.leases) == 0 && b.compactedID == 0 }
@@ -109,7 +113,7 @@ func (e *Engine) submit(ctx context.Context, do func(*turn) error) error {
 
 // submitSized is submit for an operation that keeps size bytes in memory while it waits.
 func (e *Engine) submitSized(ctx context.Context, size int, do func(*turn) error) error {
-	op := &operation{ctx: ctx, size: size, do: do, done: make(chan struct{})}
+	op := &operation{ctx: ctx, size: size, do: do, done: make(chan struct{}), queued: time.Now()}
 	if a, ok := kineshim.AttemptOf(ctx); ok {
 		op.attempt = a.ID
 	}
@@ -248,6 +252,10 @@ func (q *sequencer) turn(op *operation) {
 		close(op.done)
 		return
 	}
+	now := time.Now()
+	if op.parked.IsZero() {
+		observe(q.e.cfg.Measures.Queue, now.Sub(op.queued).Seconds())
+	}
 	op.err = op.do(t)
 	if op.err == errParked {
 		q.park(op)
@@ -258,6 +266,9 @@ func (q *sequencer) turn(op *operation) {
 		q.e.spoil(errors.New("an operation changed something and was refused: " + op.err.Error()))
 	}
 	if t.wrote {
+		if q.current.began.IsZero() {
+			q.current.began = now
+		}
 		q.current.ops = append(q.current.ops, op)
 		return
 	}
@@ -319,7 +330,9 @@ func (q *sequencer) send() error {
 		q.mu.Unlock()
 		return nil
 	}
-	b.revision = q.e.index.HeadRevision()
+	b.revision, b.sent = q.e.index.HeadRevision(), time.Now()
+	observe(q.e.cfg.Measures.Batch, b.sent.Sub(b.began).Seconds())
+	observe(q.e.cfg.Measures.BatchOperations, float64(len(b.ops)))
 	q.flight = append(q.flight, b)
 	q.current = &batch{}
 	q.changed.Broadcast()
@@ -379,6 +392,7 @@ func (q *sequencer) durable() {
 	q.mu.Lock()
 	b := q.flight[0]
 	q.mu.Unlock()
+	observe(e.cfg.Measures.Commit, time.Since(b.sent).Seconds())
 	e.commit(b.lastID(e), b.revision)
 	if b.compactedID != 0 {
 		e.compactedRev.Store(b.compacted) // never ahead of the committed one

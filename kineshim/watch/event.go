@@ -90,6 +90,8 @@ type commit struct {
 	revision int64
 	entries  []*entry
 	bytes    int
+	// published is when; zero for one that was read from history.
+	published time.Time
 }
 
 func newCommit(c Commit) *commit {

@@ -53,6 +53,9 @@ type Config struct {
 	RingBytes int
 	// PendingBytes bounds what waits for one watcher; 0 means 512 KiB.
 	PendingBytes int
+	// Lag, if not nil, is told for each batch of events of a watcher how many seconds after its publication the oldest was handed to the
+	// client's stream. It must neither block nor cost much. Watchers that read on from the past do not count.
+	Lag interface{ Observe(seconds float64) }
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -64,6 +67,7 @@ type Hub struct {
 	progressEvery time.Duration
 	responseBytes int
 	pendingBytes  int
+	lag           interface{ Observe(seconds float64) }
 	log           *slog.Logger
 	ctx           context.Context
 	cancel        context.CancelFunc
@@ -100,6 +104,7 @@ func NewHub(c Config) *Hub {
 		progressEvery: max(orDefault(c.ProgressEvery, defaultProgress), minProgress),
 		responseBytes: orDefault(c.MaxRequestBytes, defaultRequestBytes),
 		pendingBytes:  orDefault(c.PendingBytes, defaultPending),
+		lag:           c.Lag,
 		ring:          ring{first: c.Revision + 1, limit: orDefault(c.RingBytes, defaultRing)},
 		streams:       make(map[*stream]struct{}),
 		waiting:       make(map[*watcher]int64),
@@ -123,14 +128,16 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 // have returned, and that be known to the next caller as by a lock or a channel, before the next one begins.
 func (h *Hub) Publish(commits []Commit, revision int64) {
 	h.fresh = h.fresh[:0]
-	last := h.revision.Load()
+	last, now := h.revision.Load(), time.Now()
 	for _, c := range commits {
 		if c.Revision <= last {
 			panic(fmt.Sprintf("watch: revision %d is published after %d", c.Revision, last))
 		}
 		last = c.Revision
 		if len(c.Events) > 0 {
-			h.fresh = append(h.fresh, newCommit(c))
+			made := newCommit(c)
+			made.published = now
+			h.fresh = append(h.fresh, made)
 		}
 	}
 	if revision < last {

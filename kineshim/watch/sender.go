@@ -184,6 +184,9 @@ func (s *stream) run(r *round) error {
 		if err := s.events(b); err != nil {
 			return err
 		}
+		if s.hub.lag != nil {
+			s.hub.lag.Observe(time.Since(b.parts[0].commit.published).Seconds())
+		}
 	}
 	for _, b := range r.turns {
 		if err := s.readOn(b, r); err != nil {

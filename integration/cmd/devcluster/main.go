@@ -28,9 +28,9 @@ func main() {
 
 // preferred are the ports that people expect.
 var preferred = map[string]cluster.Ports{
-	cluster.A:       {Client: 2379, Raft: 2384, Peer: 2383, Postgres: 5433},
-	cluster.B:       {Client: 22379, Raft: 22384, Peer: 22383, Postgres: 25433},
-	cluster.Witness: {Raft: 32384},
+	cluster.A:       {Client: 2379, Raft: 2384, Peer: 2383, Postgres: 5433, HTTP: 8008},
+	cluster.B:       {Client: 22379, Raft: 22384, Peer: 22383, Postgres: 25433, HTTP: 28008},
+	cluster.Witness: {Raft: 32384, HTTP: 38008},
 }
 
 // stopWithin bounds the clean stop of all; after it, and on a second Ctrl-C, everything is killed.

@@ -187,7 +187,8 @@ Try it:
     bin/kv --endpoint %[3]s watch /demo/
     etcdctl --endpoints %[2]s get /demo/greeting    # if you have it
     bin/shimctl --socket %[4]s --socket %[5]s status --watch
-`, d.dir, d.c.ClientURL(cluster.A), d.c.ClientURL(cluster.B), d.path(cluster.A, "control.sock"), d.path(cluster.B, "control.sock"))
+    curl %[6]s/primary                             # as a load balancer asks; for Prometheus: /metrics
+`, d.dir, d.c.ClientURL(cluster.A), d.c.ClientURL(cluster.B), d.path(cluster.A, "control.sock"), d.path(cluster.B, "control.sock"), d.c.HTTPURL(cluster.A))
 	if d.k3s {
 		fmt.Fprintf(d.out, `Run a Kubernetes server on it:
     k3s server --datastore-endpoint=%s
