@@ -107,7 +107,9 @@ func (n *Notifier) Patience(within time.Duration) {
 // Turned is a sign of life. It is to be called by the very loop whose standstill systemd is to notice, as often as that turns: only as many
 // are sent as are needed, and it does not wait.
 func (n *Notifier) Turned() {
-	n.mu.Lock()
+	if !n.mu.TryLock() {
+		return // something else is being said, for which systemd may need a moment: the next turn comes soon
+	}
 	defer n.mu.Unlock()
 	if n.watchdog == 0 || !n.patient && time.Since(n.sign) < n.watchdog/signsPerWatchdog {
 		return

@@ -123,6 +123,22 @@ func TestFullQueueDoesNotHoldTheLoopUp(t *testing.T) {
 	}
 }
 
+// Nor for what somebody else says meanwhile.
+func TestWhatIsBeingSaidDoesNotHoldTheLoopUp(t *testing.T) {
+	listen(t, filepath.Join(t.TempDir(), "notify"), time.Minute)
+	n := New(slog.New(slog.DiscardHandler))
+	defer n.Close()
+	n.mu.Lock() // as Status has it while systemd's queue is full
+	defer n.mu.Unlock()
+	done := make(chan struct{})
+	go func() { n.Turned(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("it waits")
+	}
+}
+
 func TestSomebodyElsesWatchdogIsNotOurs(t *testing.T) {
 	listen(t, filepath.Join(t.TempDir(), "notify"), time.Minute)
 	t.Setenv("WATCHDOG_PID", "1")

@@ -15,8 +15,10 @@ import (
 	"syscall"
 
 	"kineshim/config"
+	"kineshim/ownership"
 	"kineshim/priority"
 	"kineshim/raftwitness"
+	"kineshim/sdnotify"
 	"kineshim/version"
 )
 
@@ -95,6 +97,9 @@ func enrol(cfg config.Witness, path string, stdout io.Writer) error {
 	if err := id.Save(dir); err != nil {
 		return err
 	}
+	if err := ownership.Give(cfg.DataDir); err != nil {
+		return err
+	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
 	if renewed {
 		fmt.Fprintf(stdout, "%s is void from now on. Start raftwitness, or restart it if it runs.\n", old.ServerID)
@@ -108,6 +113,8 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	systemd := sdnotify.New(log)
+	defer systemd.Close()
 	priority.Raise(log)
 	ln, err := raftwitness.Listen(ctx, cfg.Listen)
 	if err != nil {
@@ -120,6 +127,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var broken []error
+	var voters []*raftwitness.Node
 	for dir, id := range ids {
 		glog := log.With("cluster", id.ClusterID)
 		n, err := raftwitness.Open(raftwitness.Config{Dir: id.LogDir(dir, dir), Identity: id, Listener: l, Log: glog})
@@ -133,12 +141,17 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 				cancel(fmt.Errorf("cluster %s: %w", id.ClusterID, err))
 			}
 		})
+		voters = append(voters, n)
 		glog.Info("votes", "as", id.ServerID, "listen", ln.Addr().String(), "version", version.Version)
 	}
 	if len(broken) == len(ids) {
 		return errors.Join(broken...)
 	}
+	systemd.Ready()
+	systemd.Status(statusLine(len(voters), len(broken)))
+	wg.Go(func() { showLife(ctx, systemd, voters) })
 	<-ctx.Done()
+	systemd.Stopping(stopsWithin)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
