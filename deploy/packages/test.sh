@@ -57,26 +57,15 @@ cleanup() {
 }
 
 # processes_of_system are those whose root is the system under test.
-processes_of_system() {
-	local p
-	for p in /proc/[0-9]*; do
-		[[ $(readlink "$p/root" 2>/dev/null) == "$system" ]] && echo "${p#/proc/}"
-	done
-	return 0
-}
+processes_of_system() { find /proc -maxdepth 2 -name root -lname "$system" 2>/dev/null | cut -d/ -f3; }
 
 owner() { in_system stat -c '%U:%G %a' "$1"; }
 is() { [[ $1 == "$2" ]] || { echo "  is: $1"; return 1; }; }
 # checksum of the distribution's own cluster.
 cluster_sum() { in_system sh -c 'find /var/lib/postgresql /etc/postgresql -type f -exec sha256sum {} + | sort | sha256sum'; }
-postgres_of() { # the postmasters in the data directory
-	local p n=0
-	for p in $(processes_of_system); do
-		[[ $(readlink "/proc/$p/cwd") == "$system/var/lib/kineshim/pgdata" ]] && n=$((n + 1))
-	done
-	echo "$n"
-}
-install() { in_system apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >>"$root/apt.log" 2>&1 || { tail -20 "$root/apt.log" >&2; return 1; }; }
+# postgres_count counts the servers in kineshim's data directory.
+postgres_count() { find /proc -maxdepth 2 -name cwd -lname "$system/var/lib/kineshim/pgdata" 2>/dev/null | wc -l; }
+install_debs() { in_system apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >>"$root/apt.log" 2>&1 || { tail -20 "$root/apt.log" >&2; return 1; }; }
 
 ((EUID == 0)) || die "run it as root"
 for c in debootstrap setpriv systemd-analyze; do command -v "$c" >/dev/null || die "$c is missing: apt-get install debootstrap util-linux systemd"; done
@@ -94,6 +83,7 @@ cp -a "$base" "$system"
 trap cleanup EXIT
 mount -t proc proc "$system/proc"
 [[ -e $system/dev/null ]] || mknod -m 666 "$system/dev/null" c 1 3
+install -d -m 1777 "$system/dev/shm" # PostgreSQL's shared memory
 cp /etc/resolv.conf "$system/etc/resolv.conf"
 cp /etc/hosts "$system/etc/hosts"
 [[ -d /etc/apt/apt.conf.d ]] && grep -hri '^Acquire::http' /etc/apt/apt.conf.d >"$system/etc/apt/apt.conf.d/90proxy" || true
@@ -109,7 +99,7 @@ for v in v0.0.1 v0.0.2; do deploy/packages/build.sh "$v" "$nfpm" "$dist" amd64; 
 
 say "install"
 readonly packages=(kineshim raftwitness)
-install_version() { install $(for p in "${packages[@]}"; do echo "/packages/${p}_$1_amd64.deb"; done); }
+install_version() { install_debs $(for p in "${packages[@]}"; do echo "/packages/${p}_$1_amd64.deb"; done); }
 in_system apt-get update >>"$root/apt.log" 2>&1 || die "apt-get update: see $root/apt.log"
 install_version 0.0.1 || die "they do not install"
 cp "$root/apt.log" "$root/install.log"
@@ -154,7 +144,7 @@ clean_up() { in_system setpriv --reuid kineshim --regid kineshim --init-groups k
 capabilities() { sed -n 's/^CapEff:\t0*//p' "/proc/$1/status"; }
 as_service raftwitness -all raftwitness --config /etc/raftwitness/raftwitness.yaml
 start_kineshim
-expect "it serves" eventually serves || { tail -5 "$root/kineshim.log" "$root/status"; exit 1; }
+expect "it serves" eventually serves || { tail -n 5 "$root/kineshim.log" "$root/status"; exit 1; }
 postmaster=$(head -1 "$system/var/lib/kineshim/pgdata/postmaster.pid")
 expect "kineshim may move addresses, and no more" is "$(capabilities "$kineshim_pid")" 3000
 expect "PostgreSQL has no capabilities" is "$(capabilities "$postmaster")" ""
@@ -162,14 +152,14 @@ expect "PostgreSQL runs as the same user" is "$(stat -c %u "/proc/$postmaster")"
 expect "clean-up is refused while it runs" refuse clean_up
 
 say "kineshim is killed, and its PostgreSQL is too frozen to notice"
-for p in $(processes_of_system); do
-	[[ $(readlink "/proc/$p/cwd") == "$system/var/lib/kineshim/pgdata" ]] && kill -STOP "$p"
-done
+kill -STOP "$kineshim_pid" # or it would make an end of them itself
+left=$(pgrep -P "$postmaster")
+kill -STOP "$postmaster" $left
 kill -KILL "$kineshim_pid"
 wait "$kineshim_pid" 2>/dev/null || true
-expect "PostgreSQL is left" test "$(postgres_of)" -gt 2
+expect "PostgreSQL is left" is "$(postgres_count)" $(($(wc -w <<<"$left") + 1))
 expect "clean-up" clean_up
-expect "nothing is left of it" is "$(postgres_of)" 0
+expect "nothing is left of it" is "$(postgres_count)" 0
 start_kineshim
 expect "it serves again" eventually serves
 
@@ -182,7 +172,7 @@ expect "the new version is there" is "$(in_system dpkg-query -W -f '${Version}' 
 expect "the data are the same" is "$(sha256sum "$system/var/lib/kineshim/identity.json")" "$identity"
 kill -TERM "$kineshim_pid"
 wait "$kineshim_pid" || fail "kineshim's exit code is $?"
-expect "after a stop no PostgreSQL is left" is "$(postgres_of)" 0
+expect "after a stop no PostgreSQL is left" is "$(postgres_count)" 0
 
 say "remove, install again, purge"
 in_system apt-get remove -y kineshim raftwitness >>"$root/apt.log" 2>&1 || fail "the removal"
@@ -200,7 +190,7 @@ expect "where nobody can be asked, the data are kept" test -s "$system/var/lib/k
 expect "and it says where" grep -q 'kept: the data in /var/lib/kineshim' "$root/purge.log"
 # purge_by ANSWER purges at a terminal, where somebody types the answer.
 purge_by() {
-	install /packages/kineshim_0.0.2_amd64.deb || return 1
+	install_debs /packages/kineshim_0.0.2_amd64.deb || return 1
 	{ sleep 1; printf '%s\n' "$1"; sleep 1; } | script -qec "env DEBIAN_FRONTEND=dialog chroot $system dpkg --purge kineshim" "$root/purge.log" >/dev/null
 }
 expect "purge at a terminal, answer no" purge_by no
