@@ -56,6 +56,15 @@ cross: ## build the three binaries for linux amd64, arm64, armv7 and armv6 into 
 		GOOS=linux GOARCH=$$goarch GOARM=$$goarm $(GOBUILD) -o "$(DIST)/linux-$$name/" $(PRODUCTS); \
 	done
 
+.PHONY: packages
+packages: cross $(TOOLS)/nfpm ## make debs and rpms of kineshim and raftwitness in dist/
+	@deploy/packages/build.sh "$(VERSION)" "$(abspath $(TOOLS))/nfpm" "$(abspath $(DIST))"
+
+.PHONY: packages-test
+packages-test: $(TOOLS)/nfpm ## install, upgrade, remove and purge the packages in a Debian of its own, as root (needs debootstrap); kept in ROOT=/tmp/kineshim-packages
+	@mkdir -p "$(DIST)/linux-amd64"; GOOS=linux GOARCH=amd64 $(GOBUILD) -o "$(DIST)/linux-amd64/" $(PRODUCTS)
+	@deploy/packages/test.sh "$(abspath $(TOOLS))/nfpm" "$(abspath $(DIST))" "$(or $(ROOT),/tmp/kineshim-packages)"
+
 .PHONY: lint
 lint: $(TOOLS)/staticcheck ## gofmt, go vet and staticcheck
 	@bad=$$(gofmt -l .); if [[ -n $$bad ]]; then echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; fi
@@ -72,6 +81,12 @@ proto: $(TOOLS)/staticcheck ## generate Go code from proto/kineshim.proto (needs
 $(TOOLS)/staticcheck: tools/go.mod tools/go.sum
 	@echo "build the tools into $(TOOLS)/"
 	@GOBIN="$(CURDIR)/$(TOOLS)" go -C tools install tool
+	@touch $@
+
+# A module of its own: it needs more than all the others.
+$(TOOLS)/nfpm: tools/nfpm/go.mod tools/nfpm/go.sum
+	@echo "build nfpm into $(TOOLS)/"
+	@GOBIN="$(CURDIR)/$(TOOLS)" go -C tools/nfpm install tool
 	@touch $@
 
 .PHONY: failover-bench

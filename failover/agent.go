@@ -89,7 +89,7 @@ type Link interface {
 	WaitForStateChange(ctx context.Context, state connectivity.State) bool
 }
 
-// Config is what an Agent needs. All fields are required, but for PeerLink and VIPs.
+// Config is what an Agent needs. All fields are required, but for PeerLink, VIPs and Turned.
 type Config struct {
 	Self, Other, Witness string
 	ServerID             string
@@ -111,7 +111,10 @@ type Config struct {
 	DataDir, PostgresDir string
 	// VIPs are this node's virtual addresses, for the status. Nil: there are none.
 	VIPs func() []*pb.VipState
-	Log  *slog.Logger
+	// Turned is called each time that the agent has decided, several times a second, by the loop that does: without it, that loop stands still. It
+	// must not block. Nil: nobody watches.
+	Turned func()
+	Log    *slog.Logger
 }
 
 // Agent runs one data node. Make it with New, then call Run once.
@@ -227,6 +230,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer t.Stop()
 	for ctx.Err() == nil {
 		t.Reset(a.step(inner))
+		if a.cfg.Turned != nil {
+			a.cfg.Turned()
+		}
 		select {
 		case <-ctx.Done():
 		case <-a.wakeCh:

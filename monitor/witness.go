@@ -156,7 +156,7 @@ var witnessMetrics = []witnessMetric{
 				}
 			}
 		}},
-	{Metric{Name: "raftwitness_certificate_expiry_timestamp_seconds", Type: Gauge, Help: "when a certificate that is in use ends, as Unix time", Labels: []string{"certificate"}, Source: "with certificates"},
+	{Metric{Name: "raftwitness_certificate_expiry_timestamp_seconds", Type: Gauge, Help: "when a certificate that is in use ends, as Unix time", Labels: []string{"certificate"}},
 		func(s *Witness, emit func(float64, ...string)) {
 			for name, at := range s.Certificates {
 				emit(float64(at.Unix()), name)

@@ -12,6 +12,7 @@ import (
 
 	"kineshim/config"
 	"kineshim/failover/postgres"
+	"kineshim/ownership"
 	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
@@ -71,6 +72,9 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 		return err
 	}
 	if err := own.Save(cfg.DataDir); err != nil { // last: with it, the node is enrolled
+		return err
+	}
+	if err := ownership.Give(cfg.DataDir); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "founded cluster %s; this node is %s.\nCarry to the other machines, over a trusted path, and remove afterwards:\n", own.Identity.ClusterID, own.Identity.ServerID)
@@ -140,6 +144,9 @@ func join(cfg config.Node, path string, stdout io.Writer) error {
 		return err
 	}
 	if err := e.Save(cfg.DataDir); err != nil {
+		return err
+	}
+	if err := ownership.Give(cfg.DataDir); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)

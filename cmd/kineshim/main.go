@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -21,6 +22,8 @@ const usage = `kineshim runs a data node of a two-plus-witness Kubernetes datast
   kineshim init --config FILE --enrolments DIR   found a cluster: makes this node's identity, and in DIR one enrolment file
                                                  for each of the other two members
   kineshim join --config FILE ENROLMENT          join a cluster, with the file that the founding node made for this node
+  kineshim clean-up --config FILE                end the PostgreSQL and take away the virtual addresses that a killed kineshim
+                                                 has left; refused while one runs
   kineshim --config FILE                         run; SIGTERM hands the primary role over, then stops
   kineshim --config FILE --check                 say all that is wrong with the configuration
   kineshim --version
@@ -80,6 +83,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = found(cfg, o.enrolments, stdout)
 	case o.verb == "join":
 		err = join(cfg, o.enrolment, stdout)
+	case o.verb == "clean-up":
+		err = cleanUp(ctx, cfg, cfg.Log.Logger(stderr), stdout)
 	default:
 		err = serve(ctx, cfg, cfg.Log.Logger(stderr))
 	}
@@ -104,7 +109,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.DurationVar(&o.maxWait, "max-wait", 0, "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
-	if len(args) > 0 && (args[0] == "init" || args[0] == "join") {
+	if len(args) > 0 && slices.Contains([]string{"init", "join", "clean-up"}, args[0]) {
 		o.verb, args = args[0], args[1:]
 	}
 	if err := fs.Parse(args); err != nil {

@@ -96,9 +96,7 @@ func (n *node) sample() nodemetrics.Sample {
 		Store:    n.storeSample(),
 	}
 	s.EndpointReady = s.GateOpen || route.Target != ""
-	if n.certificates != nil {
-		s.Certificates = n.certificates()
-	}
+	s.Certificates = n.certificateEnds()
 	for _, a := range n.vipStates() {
 		s.VIPs = append(s.VIPs, nodemetrics.VIP{
 			Address: a.Address, Held: a.Held, Trouble: a.Problem != "", HookOnly: a.HookOnly, Conflicts: a.Conflicts, Takeovers: a.Takeovers, HookFailures: a.HookFailures,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"kineshim/config"
@@ -27,8 +28,8 @@ type security struct {
 	lifetime    time.Duration
 	// name and other are what the two PostgreSQLs are called in their certificates; host is where the other node looks for this one's.
 	name, other, host string
-	// postgresBegan is when PostgreSQL's present certificates were made. It belongs to whoever starts the node, then to renewCertificates.
-	postgresBegan time.Time
+	// forPostgres is how long PostgreSQL's present certificates are good.
+	forPostgres atomic.Pointer[pki.Validity]
 }
 
 // loadSecurity reads the node's certificates and makes new ones for its PostgreSQL.
@@ -87,10 +88,19 @@ func (s *security) postgres(now time.Time) (*postgres.TLS, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.postgresBegan = now
+	s.forPostgres.Store(&pki.Validity{NotBefore: now, NotAfter: now.Add(s.lifetime)})
 	return &postgres.TLS{
 		CA: s.authority.PEM(), ServerCert: server.Cert, ServerKey: server.Key, PeerName: s.other, ClientCert: client.Cert, ClientKey: client.Key,
 	}, nil
+}
+
+// certificateEnds is when the certificates end that are in use, by name.
+func (n *node) certificateEnds() map[string]time.Time {
+	ends := map[string]time.Time{"postgresql": n.security.forPostgres.Load().NotAfter}
+	for name, v := range n.raft.Certificates() {
+		ends["member "+name] = v.NotAfter
+	}
+	return ends
 }
 
 // server and client are for the connections between the data nodes.
@@ -163,13 +173,13 @@ func (s *security) renewOwn(now time.Time, log *slog.Logger) error {
 	return nil
 }
 
-// renewPostgres makes new certificates when two thirds of the life of the present ones are over.
+// renewPostgres makes new certificates when the present ones are due.
 func (n *node) renewPostgres(ctx context.Context, now time.Time) error {
 	s := n.security
-	if now.Before(s.postgresBegan.Add(s.lifetime - s.lifetime/3)) {
+	present := s.forPostgres.Load()
+	if !present.Due(now) {
 		return nil
 	}
-	began := s.postgresBegan
 	t, err := s.postgres(now)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, renewWithin)
@@ -177,7 +187,7 @@ func (n *node) renewPostgres(ctx context.Context, now time.Time) error {
 		cancel()
 	}
 	if err != nil {
-		s.postgresBegan = began
+		s.forPostgres.Store(present)
 		return err
 	}
 	n.log.Info("PostgreSQL's certificates were renewed")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"kineshim/ambient"
 	"kineshim/config"
 	"kineshim/failover"
 	"kineshim/failover/decide"
@@ -22,6 +23,7 @@ import (
 	"kineshim/priority"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
+	"kineshim/sdnotify"
 	"kineshim/version"
 
 	"google.golang.org/grpc"
@@ -37,8 +39,11 @@ const (
 
 // serve runs the node until ctx ends, then hands over and stops. A node that goes on alone begins anew on the way.
 func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
+	ambient.Clear(log)
+	systemd := sdnotify.New(log)
+	defer systemd.Close()
 	for {
-		err := serveOnce(ctx, cfg, log)
+		err := serveOnce(ctx, cfg, systemd, log)
 		if !errors.Is(err, errAgain) || ctx.Err() != nil {
 			return err
 		}
@@ -47,7 +52,7 @@ func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 }
 
 // serveOnce runs the node with the identity that is on disk when it starts.
-func serveOnce(ctx context.Context, cfg config.Node, log *slog.Logger) error {
+func serveOnce(ctx context.Context, cfg config.Node, systemd *sdnotify.Notifier, log *slog.Logger) error {
 	id, err := raftwitness.LoadIdentity(cfg.DataDir)
 	if errors.Is(err, raftwitness.ErrNotEnrolled) {
 		return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
@@ -77,7 +82,7 @@ func serveOnce(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc, security: sec, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	n := &node{cfg: cfg, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -103,8 +108,10 @@ type node struct {
 	cfg config.Node
 	id  raftwitness.Identity
 	log *slog.Logger
-	pg  *postgres.Server
-	pc  postgres.Config
+	// systemd is told how the node is.
+	systemd *sdnotify.Notifier
+	pg      *postgres.Server
+	pc      postgres.Config
 	// security has the node's certificates.
 	security *security
 	// clusterID and memberID are what etcd's headers say.
@@ -117,8 +124,6 @@ type node struct {
 	vips     *vip.Runner     // nil without virtual addresses
 	kernel   vip.Kernel
 	metrics  *nodemetrics.Registry
-	// certificates are the ends of the certificates in use, by name. Nil: there are none.
-	certificates func() map[string]time.Time
 	// vipConns are the connections to virtual addresses.
 	vipConns vip.Connections
 	servers  []*grpc.Server
@@ -193,11 +198,17 @@ func (n *node) run(ctx context.Context) (err error) {
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
 		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
 
+	n.systemd.Ready()
+	stopTelling := n.background(n.tellSystemd)
+	defer func() { err = errors.Join(err, stopTelling()) }()
+
 	<-ctx.Done()
 	cause := context.Cause(ctx)
+	n.systemd.Patience(stopsWithin)
 	if errors.Is(cause, context.Canceled) {
 		cause = nil
 		n.log.Info("stopping")
+		n.systemd.Stopping(stopsWithin)
 		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		n.agent.Leave(leave)
 		cancel()
@@ -229,7 +240,7 @@ func (n *node) build(peer *grpc.ClientConn) error {
 	n.agent = failover.New(failover.Config{
 		Self: n.cfg.Name, Other: n.cfg.Other(), Witness: n.cfg.WitnessName(), ServerID: n.id.ServerID, ClusterID: n.id.ClusterID,
 		Members: n.id.Members(), Founder: n.id.IsFounder(), Version: version.Version, Store: store{n.raft}, Postgres: n.pg, Peer: pb.NewPeerClient(peer), PeerLink: peer,
-		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, DataDir: n.cfg.DataDir, PostgresDir: n.pc.DataDir, VIPs: n.vipStates, Log: n.log,
+		PeerAddress: n.cfg.Members[n.cfg.Other()].Peer, DataDir: n.cfg.DataDir, PostgresDir: n.pc.DataDir, VIPs: n.vipStates, Turned: n.systemd.Turned, Log: n.log,
 		Timing: decide.Timing{Silence: n.id.Promise, ReplicationStall: n.cfg.Timing.ReplicationStall, WitnessLostAfter: n.cfg.Timing.WitnessLostAfter},
 	})
 	if n.vips, err = n.newVIPs(); err != nil {

@@ -22,14 +22,23 @@ func (n *node) newVIPs() (*vip.Runner, error) {
 		Node: n.cfg.Name, Cluster: n.id.ClusterID, Role: n.agent.Addresses(), PeerMACs: peerMACs(n.agent),
 		Connections: &n.vipConns, Host: &n.kernel, Log: n.log,
 	}
-	for _, v := range n.cfg.VIPs {
+	var err error
+	if cfg.VIPs, err = configuredVIPs(n.cfg); err != nil {
+		return nil, err
+	}
+	return vip.New(cfg)
+}
+
+func configuredVIPs(cfg config.Node) ([]vip.VIP, error) {
+	var all []vip.VIP
+	for _, v := range cfg.VIPs {
 		p, err := v.Prefix()
 		if err != nil {
 			return nil, fmt.Errorf("vips: %w", err)
 		}
-		cfg.VIPs = append(cfg.VIPs, vip.VIP{Address: p, Interface: v.Interface, Hook: v.Hook, HookOnly: v.HookOnly, HookTimeout: v.HookTimeout})
+		all = append(all, vip.VIP{Address: p, Interface: v.Interface, Hook: v.Hook, HookOnly: v.HookOnly, HookTimeout: v.HookTimeout})
 	}
-	return vip.New(cfg)
+	return all, nil
 }
 
 // peerMACs are what the other data node has said that it answers with.

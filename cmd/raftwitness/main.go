@@ -17,8 +17,10 @@ import (
 
 	"kineshim/config"
 	"kineshim/monitor"
+	"kineshim/ownership"
 	"kineshim/priority"
 	"kineshim/raftwitness"
+	"kineshim/sdnotify"
 	"kineshim/version"
 )
 
@@ -106,6 +108,9 @@ func enrol(cfg config.Witness, path string, stdout io.Writer) error {
 	if err := e.Save(dir); err != nil {
 		return err
 	}
+	if err := ownership.Give(cfg.DataDir); err != nil {
+		return err
+	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
 	if renewed {
 		fmt.Fprintf(stdout, "%s is void from now on. Start raftwitness, or restart it if it runs.\n", old.ServerID)
@@ -119,6 +124,8 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	systemd := sdnotify.New(log)
+	defer systemd.Close()
 	priority.Raise(log)
 	ln, err := raftwitness.Listen(ctx, cfg.Listen)
 	if err != nil {
@@ -136,6 +143,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	defer wg.Wait()
 	known := voters{node: cfg.Name, started: time.Now()}
 	var broken []error
+	var running []*raftwitness.Node
 	for dir, id := range ids {
 		glog := log.With("cluster", id.ClusterID)
 		n, err := open(dir, id, l, glog)
@@ -151,6 +159,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 				cancel(fmt.Errorf("cluster %s: %w", id.ClusterID, err))
 			}
 		})
+		running = append(running, n)
 		glog.Info("votes", "as", id.ServerID, "listen", ln.Addr().String(), "version", version.Version)
 	}
 	if len(broken) == len(ids) {
@@ -164,7 +173,11 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 			}
 		})
 	}
+	systemd.Ready()
+	systemd.Status(statusLine(len(running), len(broken)))
+	wg.Go(func() { showLife(ctx, systemd, running) })
 	<-ctx.Done()
+	systemd.Stopping(stopsWithin)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -15,9 +15,7 @@ import (
 type voters struct {
 	node    string
 	started time.Time
-	// certificates are the ends of the certificates in use, by name. Nil: there are none.
-	certificates func() map[string]time.Time
-	all          []voter
+	all     []voter
 }
 
 // voter is one of them; node is nil if it could not be opened, and err says why.
@@ -29,12 +27,12 @@ type voter struct {
 
 // health is asked for each answer.
 func (v *voters) health() monitor.Witness {
-	w := monitor.Witness{Node: v.node, Version: version.Version, Started: v.started}
+	w := monitor.Witness{Node: v.node, Version: version.Version, Started: v.started, Certificates: map[string]time.Time{}}
 	for _, one := range v.all {
 		w.Voters = append(w.Voters, one.health())
-	}
-	if v.certificates != nil {
-		w.Certificates = v.certificates()
+		if one.node != nil {
+			w.Certificates[one.cluster] = one.node.Certificates()[one.node.Identity().Name].NotAfter
+		}
 	}
 	return w
 }

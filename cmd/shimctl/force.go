@@ -58,7 +58,7 @@ func renderPreview(st *proto.StatusResponse, target string, p *proto.PreviewForc
 	fmt.Fprintf(&b, "Forced promotion of %s.\n\n", target)
 	old := st.GetPrimary()
 	if old == "" || old == target {
-		old = otherData(st, target)
+		old = st.OtherData(target)
 	}
 	heard := "It has not been heard since this kineshim started."
 	if p.GetPrimarySilentMs() > 0 {
@@ -84,7 +84,7 @@ func renderPreview(st *proto.StatusResponse, target string, p *proto.PreviewForc
 	if p.GetReason() != "" {
 		fmt.Fprintf(&b, "  Note: %s\n", p.GetReason())
 	}
-	off := otherData(st, target)
+	off := st.OtherData(target)
 	fmt.Fprintf(&b, "\n  First switch %s off (the machine: pull its plug) and leave it off until %s serves. If %s still\n", off, target, off)
 	fmt.Fprintf(&b, "  runs somewhere out of sight, both would answer as primary until they see each other again.\n")
 	fmt.Fprintf(&b, "  When %s comes back, it is made a standby of %s by itself.\n\n", off, target)

@@ -20,7 +20,7 @@ const (
 // renderStatus is the status for people: who serves and whether a failover is armed, what to do if not, then each node.
 func renderStatus(st *proto.StatusResponse) string {
 	var b strings.Builder
-	b.WriteString(headline(st) + "\n")
+	b.WriteString(st.Headline() + "\n")
 	facts := func(label string, lines []string) {
 		for _, l := range lines {
 			fmt.Fprintf(&b, "  %-5s %s\n", label, l)
@@ -45,21 +45,6 @@ func renderStatus(st *proto.StatusResponse) string {
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 
-// headline answers the two questions that matter.
-func headline(st *proto.StatusResponse) string {
-	p := st.GetPrimary()
-	switch {
-	case !st.GetServing() && p == "":
-		return "NOBODY SERVES: this cluster has not been initialised yet."
-	case !st.GetServing():
-		return fmt.Sprintf("NOBODY SERVES: clients get errors. The primary is %s.", p)
-	case st.GetArmed():
-		return fmt.Sprintf("%s serves. Automatic failover is armed: %s takes over if %s is lost.", p, otherData(st, p), p)
-	default:
-		return fmt.Sprintf("%s serves. Automatic failover is NOT ARMED: if %s is lost, nobody takes over by itself.", p, p)
-	}
-}
-
 // recordLine is what the cluster record says.
 func recordLine(st *proto.StatusResponse) string {
 	parts := []string{"cluster " + orDash(st.GetClusterId())}
@@ -68,7 +53,7 @@ func recordLine(st *proto.StatusResponse) string {
 		mode += " (in sync: " + strings.Join(in, ", ") + ")"
 	}
 	if st.GetMode() == modeSolo && st.GetSynchronous() {
-		mode += ", yet every commit waits for " + otherData(st, st.GetPrimary()) + " too"
+		mode += ", yet every commit waits for " + st.OtherData(st.GetPrimary()) + " too"
 	}
 	parts = append(parts, fmt.Sprintf("epoch %d", st.GetEpoch()), mode)
 	if st.GetTimeline() != 0 {
@@ -222,16 +207,6 @@ func progressLine(p *proto.Progress) string {
 		parts = append(parts, p.GetStep())
 	}
 	return strings.Join(parts, ", ")
-}
-
-// otherData is the name of the data node that is not the one named.
-func otherData(st *proto.StatusResponse, name string) string {
-	for _, n := range st.GetNodes() {
-		if n.GetRole() != witnessRole && n.GetName() != name {
-			return n.GetName()
-		}
-	}
-	return "the other node"
 }
 
 func orDash(s string) string {

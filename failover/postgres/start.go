@@ -21,6 +21,10 @@ const (
 	cleanUpWithin = 2 * killWithin
 )
 
+// exposeChildren has PostgreSQL give its children the kernel's usual OOM score. The postmaster keeps kineshim's, which a service's unit has made low: the
+// kernel then ends one session that takes too much memory, and not everybody's (PostgreSQL, "Linux Memory Overcommit").
+var exposeChildren = []string{"PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=0"}
+
 // Start runs PostgreSQL as a standby without an upstream: it replays the WAL it has and receives none until Follow. (The
 // first start after a rewind does have the peer as its upstream, because it needs WAL from there to become consistent.)
 //
@@ -73,7 +77,9 @@ func (s *Server) start(ctx context.Context, report func(string, uint64, uint64))
 	for _, kv := range s.lockedSettings() {
 		args = append(args, "-c", kv[0]+"="+kv[1])
 	}
-	c, err := s.startChild(s.command(syscall.SIGQUIT, "postgres", args...))
+	postmaster := s.command(syscall.SIGQUIT, "postgres", args...)
+	postmaster.Env = append(postmaster.Env, exposeChildren...)
+	c, err := s.startChild(postmaster)
 	if err != nil {
 		return err
 	}

@@ -115,6 +115,8 @@ func TestMain(m *testing.M) {
 		nodeHelper(arg)
 	case "client":
 		clientHelper(arg)
+	case "cleanup":
+		cleanUpHelper(arg)
 	}
 }
 

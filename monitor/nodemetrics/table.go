@@ -130,7 +130,7 @@ var table = []sampled{
 	ofVIPs("kineshim_vip_conflicts_total", monitor.Counter, "how often another host was found to claim it", func(v VIP) float64 { return float64(v.Conflicts) }),
 	ofVIPs("kineshim_vip_takeovers_total", monitor.Counter, "how often this node has taken it", func(v VIP) float64 { return float64(v.Takeovers) }),
 	ofVIPs("kineshim_vip_hook_failures_total", monitor.Counter, "runs of its hook that failed", func(v VIP) float64 { return float64(v.HookFailures) }),
-	partly("kineshim_certificate_expiry_timestamp_seconds", monitor.Gauge, "when a certificate that is in use ends, as Unix time", "with certificates", func(s *Sample, e emit) {
+	partly("kineshim_certificate_expiry_timestamp_seconds", monitor.Gauge, "when a certificate that is in use ends, as Unix time", "", func(s *Sample, e emit) {
 		for name, at := range s.Certificates {
 			e(float64(at.Unix()), name)
 		}

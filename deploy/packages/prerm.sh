@@ -1,0 +1,16 @@
+#!/bin/sh
+# Before the files go; deb says remove or upgrade, rpm says how many versions will be left.
+set -e
+
+name=@NAME@
+
+case "$1" in
+remove | 0) ;;
+*) exit 0 ;; # an upgrade: it runs on
+esac
+if [ -d /run/systemd/system ]; then
+	systemctl stop "$name.service"
+fi
+if command -v systemctl >/dev/null; then
+	systemctl disable "$name.service" >/dev/null 2>&1 || true
+fi
