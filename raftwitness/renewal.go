@@ -29,25 +29,44 @@ func LookAtCertificate(v pki.Validity) time.Duration {
 }
 
 // renewals keeps this voter's certificate from ending, if others can renew it, until ctx ends. The data nodes have the authority's key and do it
-// themselves; a witness asks either of them.
+// themselves; a witness asks either of them. The others are shown each new one, since connections that are open go on with what was shown once.
 func (n *Node) renewals(ctx context.Context) {
-	if n.cfg.Credentials == nil || n.cfg.Certify != nil {
+	if n.cfg.Credentials == nil {
 		return
 	}
-	said := ""
+	said, shown := "", map[string]pki.Validity{}
 	for ctx.Err() == nil {
-		if n.cfg.Credentials.Validity().Due(time.Now()) && n.memory.void() == nil {
+		n.showCertificate(shown)
+		if n.cfg.Certify == nil && n.cfg.Credentials.Validity().Due(time.Now()) && n.memory.void() == nil {
 			err := n.renew()
 			switch {
 			case err == nil:
 				n.cfg.Log.Info("this voter's certificate was renewed", "ends", n.cfg.Credentials.Validity().NotAfter)
 				said = ""
+				n.showCertificate(shown)
 			case err.Error() != said: // it may stay so for months
 				n.cfg.Log.Warn("this voter's certificate could not be renewed yet: tried again and again", "ends", n.cfg.Credentials.Validity().NotAfter, "error", err)
 				said = err.Error()
 			}
 		}
 		n.pauseFor(ctx, LookAtCertificate(n.cfg.Credentials.Validity()))
+	}
+}
+
+// showCertificate shows this voter's certificate to those of the others who have seen an earlier one.
+func (n *Node) showCertificate(shown map[string]pki.Validity) {
+	now := n.cfg.Credentials.Validity()
+	for _, p := range n.peers() {
+		before, seen := shown[p.ServerID]
+		if p.ServerID == n.cfg.Identity.ServerID || before == now {
+			continue
+		}
+		if seen {
+			if _, err := n.meet(p.Member, hello{Meet: true}); err != nil {
+				continue // it is tried again
+			}
+		}
+		shown[p.ServerID] = now
 	}
 }
 

@@ -93,8 +93,8 @@ func (d *Disk) Remount() error {
 	return d.Mount()
 }
 
-// detachWithin is how long the kernel may take to let go of an unmounted file system.
-const detachWithin = 2 * time.Second
+// detachWithin is how long the kernel may take to let go of an unmounted file system, on a machine that is busy with a dozen other things.
+const detachWithin = 20 * time.Second
 
 // detach unmounts the file system and waits until the kernel has let go of it. While it is mounted in some other mount namespace, it keeps its state,
 // broken as that may be: then the host gets another disk with the same content.
