@@ -27,6 +27,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"kineshim":           {"kineshim/failover", "github.com/hashicorp/raft"},
 		"failover/vip":       {"kineshim/"},
 		"balancer":           {"kineshim/"},
+		"tlsfiles":           {"kineshim/", "github.com/", "google.golang.org/"},
 		"pgrelay":            {"kineshim/kineshim", "kineshim/failover", "kineshim/config"},
 		"pgwire":             {"kineshim/"},
 		"failover/decide":    {"context", "log", "log/slog", "net", "kineshim/failover/postgres", "kineshim/proto"},

@@ -21,6 +21,7 @@ import (
 	"kineshim/priority"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
+	"kineshim/tlsfiles"
 	"kineshim/version"
 
 	"google.golang.org/grpc"
@@ -70,7 +71,11 @@ func serveOnce(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	certs, err := openClientTLS(cfg.ClientTLS, log)
+	if err != nil {
+		return err
+	}
+	n := &node{cfg: cfg, id: id, log: log, pg: pg, pc: pc, clientTLS: certs, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -109,8 +114,10 @@ type node struct {
 	kernel   vip.Kernel
 	// vipConns are the connections to virtual addresses.
 	vipConns vip.Connections
-	servers  []*grpc.Server
-	fail     context.CancelCauseFunc
+	// clientTLS is what clients are shown; nil: the endpoint has no TLS.
+	clientTLS *tlsfiles.Source
+	servers   []*grpc.Server
+	fail      context.CancelCauseFunc
 }
 
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
@@ -172,7 +179,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, stopBeside()) }()
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
-		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
+		"client", clientURLs(n.cfg), "control", n.cfg.ControlSocket)
 
 	<-ctx.Done()
 	cause := context.Cause(ctx)
@@ -260,10 +267,8 @@ func number(name string) uint64 {
 	return h.Sum64()
 }
 
-// listen opens the client, the peer and the control server.
+// listen opens the peer's, the control and the clients' servers.
 func (n *node) listen() error {
-	client := grpc.NewServer(n.endpoint.ClientServerOptions()...)
-	n.endpoint.Register(client)
 	peer := grpc.NewServer(n.endpoint.PeerServerOptions()...)
 	n.endpoint.Register(peer)
 	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
@@ -271,19 +276,18 @@ func (n *node) listen() error {
 		pb.RegisterReadsServer(peer, n.endpoint.Reads())
 		pb.RegisterReplicationServer(peer, replication{r: n.replica})
 	}
-	control := grpc.NewServer()
+	control := grpc.NewServer(n.endpoint.ClientServerOptions()...)
+	n.endpoint.Register(control) // shimctl needs neither an address nor a certificate then
 	pb.RegisterControlServer(control, failover.ControlServer{
-		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientListen),
+		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientAddresses()[0].HostPort),
 		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
 	})
-
 	for _, s := range []struct {
 		server               *grpc.Server
 		network, addr, about string
 	}{
 		{peer, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
 		{control, "unix", n.cfg.ControlSocket, "control_socket"},
-		{client, "tcp", n.cfg.ClientListen, "client_listen"},
 	} {
 		ln, err := listenOn(s.network, s.addr)
 		if err != nil {
@@ -292,21 +296,9 @@ func (n *node) listen() error {
 		}
 		n.serveOn(s.server, ln, s.about)
 	}
-	return n.listenOnVIPs(client)
-}
-
-// listenOnVIPs serves the etcd API on the virtual addresses too, if the operator wants that.
-func (n *node) listenOnVIPs(client *grpc.Server) error {
-	if n.cfg.VIPEtcd.Port == 0 {
-		return nil
-	}
-	lns, err := vipListeners(n.cfg.VIPs, n.cfg.VIPEtcd.Port, &n.vipConns)
-	if err != nil {
+	if err := n.listenForClients(); err != nil {
 		n.stopServers()
-		return fmt.Errorf("vip_etcd: %w", err)
-	}
-	for _, ln := range lns {
-		n.serveOn(client, ln, "vip_etcd")
+		return err
 	}
 	return nil
 }
