@@ -87,6 +87,7 @@ func etcdClient(t *testing.T, conf *tls.Config, urls ...string) *clientv3.Client
 }
 
 // The etcd endpoint with TLS: clients show certificates, those of the nodes are replaced while they run, and a failover is what it is without.
+// With users and permissions, those who may not cannot, on either node, before a failover and after it.
 func TestTheEtcdEndpointWithTLS(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster of real processes")
@@ -116,7 +117,7 @@ func TestTheEtcdEndpointWithTLS(t *testing.T) {
 	must(t, r.WaitArmed(ctx))
 
 	url := func(node string) string { return strings.Replace(r.ClientURL(node), "http://", "https://", 1) }
-	known := ca.trusting(ca.issue(t, "k3s"))
+	known := ca.trusting(ca.issue(t, "root"))
 	for _, node := range cluster.DataNodes {
 		c := etcdClient(t, known, url(node))
 		r.eventually(t, "put through "+node, func(ctx context.Context) error {
@@ -148,12 +149,25 @@ func TestTheEtcdEndpointWithTLS(t *testing.T) {
 		t.Errorf("shimctl snapshot save: %v, %s", err, out)
 	}
 
+	var guarded *guarded
+	if engine() != "kine" {
+		guarded = guard(ctx, t, r, ca, url)
+		for _, node := range cluster.DataNodes {
+			guarded.check(ctx, t, node)
+		}
+		guarded.revoke(ctx, t)
+	}
+
 	both := etcdClient(t, known, url(cluster.A), url(cluster.B))
 	must(t, r.KillNode(cluster.A))
 	r.eventually(t, "put after the failover", func(ctx context.Context) error {
 		_, err := both.Put(ctx, "/after", "value")
 		return err
 	})
+	if guarded != nil {
+		guarded.check(ctx, t, cluster.B)
+		guarded.unlock(ctx, t, cluster.B)
+	}
 }
 
 // renew replaces a running node's certificate, and looks that the node shows the new one.

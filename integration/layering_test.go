@@ -28,6 +28,7 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"failover/vip":       {"kineshim/"},
 		"balancer":           {"kineshim/"},
 		"tlsfiles":           {"kineshim/", "github.com/", "google.golang.org/"},
+		"kineshim/auth":      {"kineshim/"},
 		"pgrelay":            {"kineshim/kineshim", "kineshim/failover", "kineshim/config"},
 		"pgwire":             {"kineshim/"},
 		"failover/decide":    {"context", "log", "log/slog", "net", "kineshim/failover/postgres", "kineshim/proto"},

@@ -227,7 +227,7 @@ func (n *node) build(peer *grpc.ClientConn) error {
 		MaxRequestBytes: n.cfg.Native.MaxRequestBytes, MaxWait: n.cfg.MaxWait,
 	}
 	if n.cfg.Engine == config.EngineKine {
-		options.Engine = kineshim.KineEngine
+		options.Engine = kineEngine
 	} else {
 		n.replica = n.newReplica()
 		options.Engine, options.Replica = n.replica.Factory(), n.replica
@@ -276,7 +276,7 @@ func (n *node) listen() error {
 		pb.RegisterReadsServer(peer, n.endpoint.Reads())
 		pb.RegisterReplicationServer(peer, replication{r: n.replica})
 	}
-	control := grpc.NewServer(n.endpoint.ClientServerOptions()...)
+	control := grpc.NewServer(n.endpoint.ControlServerOptions()...)
 	n.endpoint.Register(control) // shimctl needs neither an address nor a certificate then
 	pb.RegisterControlServer(control, failover.ControlServer{
 		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientAddresses()[0].HostPort),

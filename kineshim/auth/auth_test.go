@@ -58,7 +58,9 @@ var (
 	stranger = Caller{Name: "bob", Known: true}
 )
 
-func read(key, end string) *pb.RangeRequest { return &pb.RangeRequest{Key: []byte(key), RangeEnd: []byte(end)} }
+func read(key, end string) *pb.RangeRequest {
+	return &pb.RangeRequest{Key: []byte(key), RangeEnd: []byte(end)}
+}
 
 func txn(op *pb.RequestOp) *pb.TxnRequest { return &pb.TxnRequest{Failure: []*pb.RequestOp{op}} }
 
@@ -82,6 +84,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{alice, read("w", "\x00"), rpctypes.ErrGRPCPermissionDenied},
 		{alice, read("y", "zz"), nil},
 		{theRoot, read("\x00", "\x00"), nil},
+		{alice, read("b", "a"), nil}, // empty, and within what she may read
+		{alice, read("w", "A"), rpctypes.ErrGRPCPermissionDenied},
 		{Caller{}, read("a", ""), rpctypes.ErrGRPCUserEmpty},
 		{stranger, read("a", ""), rpctypes.ErrGRPCPermissionDenied},
 
@@ -188,7 +192,7 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	s = must(s.AddUser(&pb.AuthUserAddRequest{Name: "cert", Options: &authpb.UserAddOptions{NoPassword: true}}, hash(t, "x")))
-	if _, err := s.Authenticate("cert", "x", now); err != errNoPassword {
+	if _, err := s.Authenticate("cert", "x", now); err != rpctypes.ErrGRPCAuthFailed {
 		t.Errorf("a user without a password: %v", err)
 	}
 	if _, err := s.Disable().Authenticate("alice", "a", now); err != rpctypes.ErrGRPCAuthNotEnabled {

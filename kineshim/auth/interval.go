@@ -45,8 +45,11 @@ func compareIntervals(a, b interval) int {
 	return compareEnds(a.end, b.end)
 }
 
-func (i interval) meets(o interval) bool {
-	return compareEnds(i.begin, o.end) < 0 && compareEnds(o.begin, i.end) < 0
+// meets says whether a request's interval and this one have keys in common. Requests for a range that ends before it begins are answered as etcd's
+// interval tree does: nothing is in them.
+func (i interval) meets(asked interval) bool {
+	left := compareEnds(asked.begin, i.begin) < 0 && compareEnds(asked.end, i.begin) <= 0
+	return !left && compareEnds(asked.begin, i.end) < 0
 }
 
 // meetsAny is etcd's question about a single key.

@@ -19,8 +19,6 @@ func (s *State) AddRole(name string) (*State, error) {
 	}
 	n := s.next()
 	n.roles[name] = &authpb.Role{Name: []byte(name)}
-	// etcd works out what users are permitted only with the next change that concerns them: a user may have had the role before it was there
-	// only if it is root, which is asked by its name.
 	return n, nil
 }
 
@@ -109,4 +107,6 @@ func (s *State) Role(name string) (*pb.AuthRoleGetResponse, error) {
 }
 
 // Roles are all roles' names, sorted.
-func (s *State) Roles() *pb.AuthRoleListResponse { return &pb.AuthRoleListResponse{Roles: s.roleNames()} }
+func (s *State) Roles() *pb.AuthRoleListResponse {
+	return &pb.AuthRoleListResponse{Roles: s.roleNames()}
+}

@@ -1,8 +1,9 @@
 // Package auth is etcd's access control as a value: users, roles, what they permit, and what of a request needs which permission. It is pure:
 // who keeps a State sees to it that it is durable and in order with the data, and asks it before it does anything for a caller.
 //
-// The answers and errors are those of etcd 3.6.13 (server/auth, server/etcdserver/apply), with one exception: a watch of all keys from one on
-// needs permission for all of them. etcd asks for that of the first one only.
+// The answers and errors are those of etcd 3.6.13 (server/auth, server/etcdserver/apply), with two exceptions: a watch of all keys from one on
+// needs permission for all of them, where etcd asks for that of the first one only; and whoever gives a password for a user who has none is told
+// the same as with a wrong one, where etcd tells him that in an error without a code.
 package auth
 
 import (
@@ -24,8 +25,8 @@ type State struct {
 	revision uint64
 	// version goes up with every change, also those that etcd gives no revision.
 	version uint64
-	users    map[string]user
-	roles    map[string]*authpb.Role
+	users   map[string]user
+	roles   map[string]*authpb.Role
 	// key signs the tokens; it is another one whenever access control is enabled.
 	key []byte
 }
@@ -39,7 +40,9 @@ type user struct {
 }
 
 // New is a store's before anything was done to it: no users, no roles, disabled, at etcd's first auth revision.
-func New() *State { return &State{revision: 1, users: map[string]user{}, roles: map[string]*authpb.Role{}} }
+func New() *State {
+	return &State{revision: 1, users: map[string]user{}, roles: map[string]*authpb.Role{}}
+}
 
 // Enabled says whether callers need permission.
 func (s *State) Enabled() bool { return s.enabled }

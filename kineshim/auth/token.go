@@ -9,8 +9,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/crypto/bcrypt"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // TokenLife is etcd's --auth-token-ttl. A client gets another token by itself when it is told that its own has ended.
@@ -18,9 +16,6 @@ const TokenLife = 300 * time.Second
 
 // tokenHead is what stands in a token before the name: when it ends, in seconds, and the auth revision at which it was made.
 const tokenHead = 16
-
-// errNoPassword is etcd's ErrNoPasswordUser, which has no code of its own there either.
-var errNoPassword = status.Error(codes.Unknown, "auth: authentication failed, password was given for no password user")
 
 // Hash is a password's, of bcrypt as in etcd. It takes some tens of milliseconds. Passwords of more than 72 bytes are an error.
 func Hash(password string) ([]byte, error) {
@@ -35,10 +30,8 @@ func (s *State) Authenticate(name, password string, now time.Time) (string, erro
 	}
 	u, ok := s.users[name]
 	switch {
-	case !ok:
+	case !ok || !u.hasPassword():
 		return "", rpctypes.ErrGRPCAuthFailed
-	case !u.hasPassword():
-		return "", errNoPassword
 	case bcrypt.CompareHashAndPassword(u.Password, []byte(password)) != nil:
 		return "", rpctypes.ErrGRPCAuthFailed
 	}

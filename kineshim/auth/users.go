@@ -149,4 +149,6 @@ func (s *State) User(name string) (*pb.AuthUserGetResponse, error) {
 }
 
 // Users are all users' names, sorted.
-func (s *State) Users() *pb.AuthUserListResponse { return &pb.AuthUserListResponse{Users: s.userNames()} }
+func (s *State) Users() *pb.AuthUserListResponse {
+	return &pb.AuthUserListResponse{Users: s.userNames()}
+}
