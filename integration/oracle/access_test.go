@@ -17,10 +17,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// accessOps are the operations of a sequence; there is one sequence for so many of the checks that are asked for. A password costs each of the two
+// some tens of milliseconds.
 const (
-	// accessSequences is how many sequences of accessOps operations are tried. A password costs each of the two some tens of milliseconds.
-	accessSequences = 4
-	accessOps       = 250
+	accessOps      = 200
+	accessSequence = 1000
 )
 
 // subject is one of the two systems with the tokens that its users have been given.
@@ -315,7 +316,7 @@ func compareAccess(both [2]*subject, user string, op accessOp) string {
 // TestAccessControlIsEtcds does the same random changes of users, roles and permissions, and requests of all kinds as various users, to etcd and to us.
 func TestAccessControlIsEtcds(t *testing.T) {
 	seed := rand.Uint64()
-	for n := range accessSequences {
+	for n := range max(1, checks()/accessSequence) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, uint64(n)))
 			p, err := etcdAndNative()
