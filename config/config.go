@@ -24,8 +24,9 @@ type Node struct {
 	Name string `yaml:"node"`
 	// DataDir holds everything that the node keeps.
 	DataDir string `yaml:"data_dir"`
-	// ClientListen is where the etcd API is served to the k3s beside the node.
-	ClientListen string `yaml:"client_listen"`
+	// ClientListen is where the etcd API is served: to the k3s beside the node, and with ClientTLS to other machines.
+	ClientListen ClientListen `yaml:"client_listen"`
+	ClientTLS    ClientTLS    `yaml:"client_tls,omitempty"`
 	// Engine answers the etcd API on the primary: EngineNative or EngineKine.
 	Engine string `yaml:"engine"`
 	// Native sets the native engine up.
@@ -125,7 +126,7 @@ const (
 	DefaultHeartbeatTimeout = 500 * time.Millisecond
 	DefaultReplicationStall = time.Second
 	DefaultWitnessLostAfter = 10 * time.Second
-	DefaultClientListen     = "127.0.0.1:2379"
+	DefaultClientListen     = "http://127.0.0.1:2379"
 	DefaultSlotKeep         = "2GB"
 	DefaultCacheBytes       = 128 << 20
 	DefaultMaxRequestBytes  = 3 * 1024 * 1024 / 2
@@ -142,7 +143,7 @@ const (
 
 // LoadNode reads and validates a data node's file.
 func LoadNode(path string) (Node, error) {
-	n := Node{ClientListen: DefaultClientListen, Engine: EngineNative}
+	n := Node{ClientListen: ClientListen{DefaultClientListen}, Engine: EngineNative}
 	if err := load(path, &n); err != nil {
 		return n, err
 	}
@@ -253,10 +254,7 @@ func (n *Node) Validate() error {
 	var m mistakes
 	m.name("node", n.Name)
 	m.dir("data_dir", n.DataDir)
-	m.hostPort("client_listen", n.ClientListen)
-	if host, _, err := net.SplitHostPort(n.ClientListen); err == nil && !loopback(host) {
-		m.add("client_listen", "%q is not a loopback address; the endpoint has no TLS yet, so only the k3s on this machine may reach it", n.ClientListen)
-	}
+	m.client(n)
 	if n.Engine != EngineNative && n.Engine != EngineKine {
 		m.add("engine", "%q is not known; use native or kine", n.Engine)
 	}

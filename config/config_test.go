@@ -33,7 +33,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprintln(n.ClientListen, n.Engine, n.MaxWait, n.ControlSocket, n.Postgres.SocketDir, n.Postgres.SlotKeep, n.Timing, n.Other(), n.WitnessName(), n.Self().Peer)
-	want := "127.0.0.1:2379 native 10s /var/lib/kineshim/control.sock /var/lib/kineshim/sock 2GB {500ms 1s 10s} b w 192.0.2.10:2383\n"
+	want := "[http://127.0.0.1:2379] native 10s /var/lib/kineshim/control.sock /var/lib/kineshim/sock 2GB {500ms 1s 10s} b w 192.0.2.10:2383\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}

@@ -26,7 +26,7 @@ type VIP struct {
 type VIPEtcd struct {
 	// Port; 0: it is not served there.
 	Port int `yaml:"port,omitempty"`
-	// AcceptPlainText is the operator's word that everybody who reaches the address may read and change everything.
+	// AcceptPlainText is the operator's word, without ClientTLS, that everybody who reaches the address may read and change everything.
 	AcceptPlainText bool `yaml:"accept_plain_text,omitempty"`
 }
 
@@ -102,8 +102,11 @@ func (m *mistakes) vipEtcd(n *Node) {
 	if len(n.VIPs) == 0 {
 		m.add("vip_etcd", "there are no vips to serve it on")
 	}
-	if !e.AcceptPlainText {
-		m.add("vip_etcd.accept_plain_text", "the endpoint has no TLS and asks for no password: whoever reaches it can read and change everything. Set this to true if you accept that")
+	switch {
+	case n.ClientTLS.Enabled() && e.AcceptPlainText:
+		m.add("vip_etcd.accept_plain_text", "client_tls is set, so the virtual addresses are served with TLS: leave this out")
+	case !n.ClientTLS.Enabled() && !e.AcceptPlainText:
+		m.add("vip_etcd.accept_plain_text", "without client_tls the endpoint is in plain text and asks for no password: whoever reaches it can read and change everything. Set client_tls, or this to true if you accept that")
 	}
 }
 

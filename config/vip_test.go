@@ -39,16 +39,17 @@ vip_etcd: {port: 2379, accept_plain_text: true}
 
 func TestMistakesInVIPs(t *testing.T) {
 	for text, want := range map[string]string{
-		"vips: [{address: 192.0.2.10}]":                                      "vips.0.address: 192.0.2.10 is a's own address",
-		"vips: [{address: 192.0.2.50}, {address: 192.0.2.50/24}]":            "vips.1.address: 192.0.2.50 is named twice",
-		"vips: [{address: nowhere}]":                                         "vips.0.address: \"nowhere\" is not an IP address",
-		"vips: [{address: 192.0.2.50, hook: [move]}]":                        "vips.0.hook: \"move\" is not an absolute path",
-		"vips: [{address: 192.0.2.50, hook_only: true}]":                     "vips.0.hook_only: there is no hook",
-		"vips: [{address: 192.0.2.50, hook_timeout: 1h}]":                    "vips.0.hook_timeout: 1h0m0s is outside",
-		"vips: [{addr: 192.0.2.50}]":                                         "not found in type",
-		"vip_etcd: {port: 2379, accept_plain_text: true}":                    "vip_etcd: there are no vips",
-		"vips: [{address: 192.0.2.50}]\nvip_etcd: {port: 2379}":              "vip_etcd.accept_plain_text: the endpoint has no TLS",
-		"vips: [{address: 192.0.2.50}]\nvip_etcd: {accept_plain_text: true}": "vip_etcd.port: 0 is not between",
+		"vips: [{address: 192.0.2.10}]":                           "vips.0.address: 192.0.2.10 is a's own address",
+		"vips: [{address: 192.0.2.50}, {address: 192.0.2.50/24}]": "vips.1.address: 192.0.2.50 is named twice",
+		"vips: [{address: nowhere}]":                              "vips.0.address: \"nowhere\" is not an IP address",
+		"vips: [{address: 192.0.2.50, hook: [move]}]":             "vips.0.hook: \"move\" is not an absolute path",
+		"vips: [{address: 192.0.2.50, hook_only: true}]":          "vips.0.hook_only: there is no hook",
+		"vips: [{address: 192.0.2.50, hook_timeout: 1h}]":         "vips.0.hook_timeout: 1h0m0s is outside",
+		"vips: [{addr: 192.0.2.50}]":                              "not found in type",
+		"vip_etcd: {port: 2379, accept_plain_text: true}":         "vip_etcd: there are no vips",
+		"vips: [{address: 192.0.2.50}]\nvip_etcd: {port: 2379}":   "vip_etcd.accept_plain_text: without client_tls",
+		"vips: [{address: 192.0.2.50}]\nvip_etcd: {port: 2379, accept_plain_text: true}\nclient_tls: {cert_file: /c, key_file: /k}": "vip_etcd.accept_plain_text: client_tls is set",
+		"vips: [{address: 192.0.2.50}]\nvip_etcd: {accept_plain_text: true}":                                                        "vip_etcd.port: 0 is not between",
 	} {
 		if _, err := load1(t, good+text+"\n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s:\n%v\nwant %s", text, err, want)

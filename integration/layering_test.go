@@ -33,6 +33,9 @@ func TestDependenciesPointOneWay(t *testing.T) {
 		"pgwire":              {"kineshim/"},
 		"failover/decide":     {"context", "log", "log/slog", "net", "kineshim/failover/postgres", "kineshim/proto"},
 		"raftwitness/record":  {"context", "log", "log/slog", "net", "github.com/"},
+		"tlsfiles":            {"kineshim/", "github.com/", "google.golang.org/"},
+		"kineshim/auth":       {"kineshim/"},
+		"pki":                 {"kineshim/", "google.golang.org/"},
 	} {
 		deps := dependencies(t, pkg)
 		if len(deps) < 3 {

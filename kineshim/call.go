@@ -36,6 +36,12 @@ var kinds = map[string]kind{
 	"/etcdserverpb.Maintenance/Status":    reads,
 	"/etcdserverpb.Maintenance/Hash":      reads,
 	"/etcdserverpb.Maintenance/HashKV":    reads,
+	"/etcdserverpb.Auth/Authenticate":     reads,
+	"/etcdserverpb.Auth/AuthStatus":       reads,
+	"/etcdserverpb.Auth/UserGet":          reads,
+	"/etcdserverpb.Auth/UserList":         reads,
+	"/etcdserverpb.Auth/RoleGet":          reads,
+	"/etcdserverpb.Auth/RoleList":         reads,
 }
 
 // call is one unary call of a client, through all attempts at it. It belongs to the goroutine of the request.

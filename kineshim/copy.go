@@ -15,19 +15,19 @@ const watchMethod = "/etcdserverpb.Watch/Watch"
 // answerFromCopy answers a read on a node that does not serve as primary: as the copy is, or once it has reached what the primary had made
 // durable when the read had arrived. What the copy cannot tell is forwarded.
 func (e *Endpoint) answerFromCopy(ctx context.Context, c *call, route Route) (any, error) {
-	var atLeast int64
+	var atLeast position
 	if !c.serializable {
-		revision, err := e.asker.revision(ctx)
+		at, err := e.asker.revision(ctx)
 		if status.Code(err) == codes.Unimplemented {
 			return e.forward(ctx, c, route) // a primary that has no revision to tell
 		}
 		if err != nil {
 			return nil, err
 		}
-		atLeast = revision
+		atLeast = at
 	}
 	c.header, c.trailer = nil, nil
-	response, err := e.readCopy(ctx, c.req, atLeast)
+	response, err := e.readPermitted(ctx, c.req, atLeast)
 	switch {
 	case errors.Is(err, ErrNotHere) && route.Target != "":
 		return e.forward(ctx, c, route)
@@ -37,6 +37,22 @@ func (e *Endpoint) answerFromCopy(ctx context.Context, c *call, route Route) (an
 		return nil, answerError(ctx, err, false)
 	}
 	e.fillHeader(response)
+	return response, nil
+}
+
+// readPermitted is readCopy for a caller who may read that. He is asked after twice, as what he may not read any more may have been written since
+// he was permitted to.
+func (e *Endpoint) readPermitted(ctx context.Context, req any, at position) (any, error) {
+	if err := e.opt.Replica.Permit(ctx, req, at.access); err != nil {
+		return nil, err
+	}
+	response, err := e.readCopy(ctx, req, at.revision)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.opt.Replica.Permit(ctx, req, at.access); err != nil {
+		return nil, err
+	}
 	return response, nil
 }
 
@@ -97,5 +113,19 @@ func (s *copyStream) Recv() (*etcdserverpb.WatchRequest, error) {
 	if err := s.ServerStream.RecvMsg(r); err != nil {
 		return nil, err
 	}
+	if r.GetCreateRequest() != nil && s.endpoint.opt.Replica.Guarded() {
+		s.endpoint.learnAccess(s.ctx)
+	}
 	return r, nil
+}
+
+// learnAccess waits until the copy knows of access control what the primary has made durable, so that a watch is not permitted any more by what was
+// taken back before. If the primary cannot be asked, the copy goes by what it knows, as etcd does always.
+func (e *Endpoint) learnAccess(ctx context.Context) {
+	if e.opt.Router.Route().Target == "" {
+		return
+	}
+	if at, err := e.asker.revision(ctx); err == nil {
+		_ = e.opt.Replica.Permit(ctx, nil, at.access) // only the wait counts: whether the watch is permitted is asked when it is made
+	}
 }

@@ -293,8 +293,8 @@ func TestALineThatBrokeOffWhileNobodyAskedCostsNoRead(t *testing.T) {
 	c.ledger.revision = 41
 	ask := func() {
 		t.Helper()
-		if revision, err := c.b.endpoint.asker.revision(soon(t)); err != nil || revision != 41 {
-			t.Errorf("revision %d, %v", revision, err)
+		if at, err := c.b.endpoint.asker.revision(soon(t)); err != nil || at.revision != 41 {
+			t.Errorf("revision %d, %v", at.revision, err)
 		}
 	}
 	ask()

@@ -149,6 +149,7 @@ func (e *Endpoint) outgoing(ctx context.Context, route Route, a Attempt) (contex
 		out.Set(authorityKey, authority...)
 	}
 	out.Set(forwardedKey, e.opt.Node)
+	CredentialsOf(ctx).passOn(out)
 	mark(out, route.Epoch, a)
 	return e.withRoute(metadata.NewOutgoingContext(ctx, out), route)
 }

@@ -24,13 +24,14 @@ const (
 )
 
 // interceptUnary answers, forwards or refuses each unary call of etcd's services.
-func (e *Endpoint) interceptUnary(peer bool) grpc.UnaryServerInterceptor {
+func (e *Endpoint) interceptUnary(from origin) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		if !strings.HasPrefix(info.FullMethod, etcdServices) {
 			return handler(ctx, req)
 		}
+		ctx = from.context(ctx)
 		c := e.newCall(req, info.FullMethod, handler)
-		if peer || wasForwarded(ctx) {
+		if from == fromPeer || wasForwarded(ctx) {
 			return e.answerPeer(ctx, &c)
 		}
 		response, err := e.answerClient(ctx, &c)
@@ -64,12 +65,15 @@ func (e *Endpoint) answerPeer(ctx context.Context, c *call) (any, error) {
 }
 
 // interceptStream does for streams what interceptUnary does for calls.
-func (e *Endpoint) interceptStream(peer bool) grpc.StreamServerInterceptor {
+func (e *Endpoint) interceptStream(from origin) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if ctx := from.context(ss.Context()); ctx != ss.Context() {
+			ss = &strippedStream{ss, ctx}
+		}
 		switch {
 		case !strings.HasPrefix(info.FullMethod, etcdServices):
 			return handler(srv, ss)
-		case peer || wasForwarded(ss.Context()):
+		case from == fromPeer || wasForwarded(ss.Context()):
 			return e.answerPeerStream(srv, ss, handler)
 		case e.opt.Replica != nil && info.FullMethod == watchMethod:
 			return e.watchCopy(ss)

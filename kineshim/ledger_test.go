@@ -291,6 +291,12 @@ func (r *fakeReplica) Watch(s etcdserverpb.Watch_WatchServer) error {
 	return r.onWatch(s)
 }
 
+// Permit permits everything.
+func (r *fakeReplica) Permit(context.Context, any, uint64) error { return nil }
+
+// Guarded: nobody needs permission.
+func (r *fakeReplica) Guarded() bool { return false }
+
 func (r *fakeReplica) Position() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

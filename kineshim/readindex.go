@@ -34,22 +34,28 @@ type asker struct {
 // question is one question. Its answer may be read when done is closed.
 type question struct {
 	done     chan struct{}
-	revision int64
+	revision position
 	err      error
+}
+
+// position is how much a copy must know: of the keys, and of access control.
+type position struct {
+	revision int64
+	access   uint64
 }
 
 // revision returns a revision that the primary had made durable at some moment of this call. The error is that of ctx, a refusal, or of code
 // Unimplemented if the primary cannot tell.
-func (a *asker) revision(ctx context.Context) (int64, error) {
+func (a *asker) revision(ctx context.Context) (position, error) {
 	q := a.join()
 	if q == nil {
-		return 0, Unavailable(errSessionEnded.Error())
+		return position{}, Unavailable(errSessionEnded.Error())
 	}
 	select {
 	case <-q.done:
 		return q.revision, q.err
 	case <-ctx.Done():
-		return 0, contextError(ctx.Err())
+		return position{}, contextError(ctx.Err())
 	}
 }
 
@@ -94,11 +100,11 @@ type line struct {
 }
 
 // ask asks once, whoever the primary is now.
-func (a *asker) ask() (int64, error) {
+func (a *asker) ask() (position, error) {
 	route := a.endpoint.opt.Router.Route()
 	if route.Target == "" {
 		a.hangUp()
-		return 0, Unavailable(noRoute(route))
+		return position{}, Unavailable(noRoute(route))
 	}
 	if l := a.line; l != nil && (l.ctx.Err() != nil || l.route.Done != route.Done && !samePrimary(l.route, route)) {
 		a.hangUp()
@@ -112,7 +118,7 @@ func (a *asker) ask() (int64, error) {
 	}
 	var err error
 	if a.line, err = a.endpoint.openLine(route); err != nil {
-		return 0, err
+		return position{}, err
 	}
 	revision, err := a.line.ask()
 	if err != nil {
@@ -150,7 +156,7 @@ func (e *Endpoint) openLine(route Route) (*line, error) {
 var errSilent = errors.New("the primary did not tell its revision in time")
 
 // ask sends one question and waits for its answer. After an error the line is of no use.
-func (l *line) ask() (int64, error) {
+func (l *line) ask() (position, error) {
 	bound := time.AfterFunc(questionBound, func() { l.cancel(errSilent) })
 	defer bound.Stop()
 	// An error of Send says only that the stream has ended; Recv says why.
@@ -158,15 +164,15 @@ func (l *line) ask() (int64, error) {
 	answer, err := l.stream.Recv()
 	switch {
 	case err == nil:
-		return answer.Revision, nil
+		return position{answer.Revision, answer.Access}, nil
 	case status.Code(err) == codes.Unimplemented:
-		return 0, err
+		return position{}, err
 	case routeEnded(l.ctx):
-		return 0, Unavailable(errRouteEnded.Error())
+		return position{}, Unavailable(errRouteEnded.Error())
 	case errors.Is(context.Cause(l.ctx), errSilent):
-		return 0, Unavailable(errSilent.Error())
+		return position{}, Unavailable(errSilent.Error())
 	}
-	return 0, Unavailable(fmt.Sprintf("asking %s for its revision: %s", l.route.Target, status.Convert(err).Message()))
+	return position{}, Unavailable(fmt.Sprintf("asking %s for its revision: %s", l.route.Target, status.Convert(err).Message()))
 }
 
 // reads serves the other node's questions.
@@ -192,32 +198,35 @@ func (s readsServer) ReadIndex(stream pb.Reads_ReadIndexServer) error {
 			}
 			return err
 		}
-		revision, err := s.revision(epoch)
+		at, err := s.revision(epoch)
 		if err != nil {
 			return err
 		}
-		if err := stream.Send(&pb.ReadIndexResponse{Revision: revision}); err != nil {
+		if err := stream.Send(&pb.ReadIndexResponse{Revision: at.revision, Access: at.access}); err != nil {
 			return err
 		}
 	}
 }
 
 // revision is the newest durable one, if this node is the primary of the epoch; 0 stands for any epoch.
-func (s readsServer) revision(epoch uint64) (int64, error) {
+func (s readsServer) revision(epoch uint64) (at position, err error) {
 	token, session, err := s.endpoint.enter()
 	if err != nil {
-		return 0, err
+		return at, err
 	}
 	if epoch != 0 && epoch != token.Epoch {
-		return 0, Unavailable(errOtherEpoch.Error())
+		return at, Unavailable(errOtherEpoch.Error())
 	}
 	engine, ok := session.engine.(interface{ Revision() int64 })
 	if !ok {
-		return 0, status.Error(codes.Unimplemented, "the engine does not say its revision")
+		return at, status.Error(codes.Unimplemented, "the engine does not say its revision")
 	}
-	revision := engine.Revision()
+	at.revision = engine.Revision()
+	if access, ok := session.engine.(interface{ AccessVersion() uint64 }); ok {
+		at.access = access.AccessVersion()
+	}
 	if err := s.endpoint.opt.Gate.Check(token); err != nil {
-		return 0, Unavailable(errTokenDead.Error() + ": " + err.Error())
+		return at, Unavailable(errTokenDead.Error() + ": " + err.Error())
 	}
-	return revision, nil
+	return at, nil
 }

@@ -77,7 +77,7 @@ type HeaderInfo struct {
 // before has done, and does it only if none has; if it cannot tell, it is InDoubt.
 //
 // An engine that also has the method Revision() int64, the newest durable revision, lets the other node answer linearizable reads
-// from its copy.
+// from its copy. If it has the method AccessVersion() uint64 too, the other node knows of access control at least what was known in that version.
 type Engine interface {
 	etcdserverpb.KVServer
 	etcdserverpb.WatchServer
@@ -90,6 +90,16 @@ type Engine interface {
 	// Close ends the session: calls in flight fail, streams end. It returns within a bounded time; the error says what
 	// was left behind.
 	Close() error
+}
+
+// AccessEngine is an Engine with users, who may ask for what they are permitted to. Without it, everybody may ask for everything.
+type AccessEngine interface {
+	Engine
+	etcdserverpb.AuthServer
+	// Permit says why the caller of ctx may not ask for it now, as etcd's error; nil: he may. Unary requests are asked about before they
+	// are passed on, and again afterwards unless the engine has done so in between: see Request. The engine asks by itself about each
+	// watch and each keep-alive of a stream.
+	Permit(ctx context.Context, request any) error
 }
 
 // InlineEngine is an Engine whose unary calls run in the goroutine of their request, with its context: none of them ends its
@@ -113,6 +123,10 @@ type Replica interface {
 	Txn(ctx context.Context, r *etcdserverpb.TxnRequest, atLeast int64) (*etcdserverpb.TxnResponse, error)
 	// Watch serves a stream to its end, through all changes of role. ErrNotHere, before anything was received from s, if there is no copy yet.
 	Watch(s etcdserverpb.Watch_WatchServer) error
+	// Permit is AccessEngine's, by what the copy knows, once that is as new as version; 0: as it is. ErrNotHere if it does not get there.
+	Permit(ctx context.Context, request any, version uint64) error
+	// Guarded says whether callers need permission, as far as the copy knows.
+	Guarded() bool
 	// Position is the newest row ID of the copy; 0: there is no copy.
 	Position() int64
 }

@@ -25,13 +25,37 @@ const (
 )
 
 // ClientServerOptions are the options of the gRPC server at the client address.
-func (e *Endpoint) ClientServerOptions() []grpc.ServerOption { return e.serverOptions(false) }
+func (e *Endpoint) ClientServerOptions() []grpc.ServerOption { return e.serverOptions(fromClients) }
+
+// ControlServerOptions are those of the gRPC server on the control socket, whose callers may do everything: the operating system says who may use
+// it. Other services may live on it.
+func (e *Endpoint) ControlServerOptions() []grpc.ServerOption { return e.serverOptions(fromOperator) }
 
 // PeerServerOptions are the options of the gRPC server at the peer address. Other services may live on that server: only
 // etcd's are intercepted. A call that arrives there is never forwarded again.
-func (e *Endpoint) PeerServerOptions() []grpc.ServerOption { return e.serverOptions(true) }
+func (e *Endpoint) PeerServerOptions() []grpc.ServerOption { return e.serverOptions(fromPeer) }
 
-func (e *Endpoint) serverOptions(peer bool) []grpc.ServerOption {
+// origin says whose calls a server gets.
+type origin int
+
+const (
+	fromClients origin = iota
+	fromOperator
+	fromPeer
+)
+
+// context is that of a call, with what its caller may say of himself and no more.
+func (o origin) context(ctx context.Context) context.Context {
+	switch o {
+	case fromClients:
+		return ownWords(ctx)
+	case fromOperator:
+		return asOperator(ownWords(ctx))
+	}
+	return ctx
+}
+
+func (e *Endpoint) serverOptions(from origin) []grpc.ServerOption {
 	maxRequest := e.opt.MaxRequestBytes
 	if maxRequest == 0 {
 		maxRequest = DefaultMaxRequestBytes
@@ -41,8 +65,8 @@ func (e *Endpoint) serverOptions(peer bool) []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxRequest + overheadBytes),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.ChainUnaryInterceptor(e.interceptUnary(peer)),
-		grpc.ChainStreamInterceptor(e.interceptStream(peer)),
+		grpc.ChainUnaryInterceptor(e.interceptUnary(from)),
+		grpc.ChainStreamInterceptor(e.interceptStream(from)),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minKeepalive, PermitWithoutStream: true}),
 	}
 }
@@ -55,6 +79,7 @@ func (e *Endpoint) Register(s *grpc.Server) {
 	etcdserverpb.RegisterLeaseServer(s, services{})
 	etcdserverpb.RegisterClusterServer(s, services{})
 	etcdserverpb.RegisterMaintenanceServer(s, services{})
+	etcdserverpb.RegisterAuthServer(s, services{})
 	healthpb.RegisterHealthServer(s, &health{endpoint: e})
 	reflection.Register(s)
 }
@@ -67,15 +92,18 @@ type engineContext struct {
 	context.Context
 	engine  Engine
 	attempt Attempt
+	request Request
 }
 
-// Value returns the engine and the attempt, and what the context around holds.
+// Value returns the engine, the attempt and the request, and what the context around holds.
 func (c *engineContext) Value(key any) any {
 	switch key.(type) {
 	case engineKey:
 		return c.engine
 	case attemptKey:
 		return &c.attempt
+	case requestKey:
+		return &c.request
 	}
 	return c.Context.Value(key)
 }
@@ -93,6 +121,9 @@ func toEngine[Q, R any](ctx context.Context, req Q, method func(Engine, context.
 	if !ok {
 		var none R
 		return none, Unavailable(errNoEngine.Error())
+	}
+	if access, ok := engine.(AccessEngine); ok {
+		return permitted(ctx, access, req, func() (R, error) { return method(engine, ctx, req) })
 	}
 	return method(engine, ctx, req)
 }
@@ -197,5 +228,12 @@ func (services) LeaseKeepAlive(s etcdserverpb.Lease_LeaseKeepAliveServer) error 
 }
 
 func (services) Snapshot(r *etcdserverpb.SnapshotRequest, s etcdserverpb.Maintenance_SnapshotServer) error {
-	return stream(s, func(e Engine, s etcdserverpb.Maintenance_SnapshotServer) error { return e.Snapshot(r, s) })
+	return stream(s, func(e Engine, s etcdserverpb.Maintenance_SnapshotServer) error {
+		if access, ok := e.(AccessEngine); ok {
+			if err := access.Permit(s.Context(), r); err != nil {
+				return err
+			}
+		}
+		return e.Snapshot(r, s)
+	})
 }

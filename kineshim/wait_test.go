@@ -61,7 +61,7 @@ func (o *offline) lead(t *testing.T) {
 // put is a client's put.
 func (o *offline) put(ctx context.Context, r *etcdserverpb.PutRequest) error {
 	info := &grpc.UnaryServerInfo{FullMethod: putMethod}
-	_, err := o.interceptUnary(false)(ctx, r, info, func(ctx context.Context, req any) (any, error) {
+	_, err := o.interceptUnary(fromClients)(ctx, r, info, func(ctx context.Context, req any) (any, error) {
 		return services{}.Put(ctx, req.(*etcdserverpb.PutRequest))
 	})
 	return err

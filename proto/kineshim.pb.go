@@ -2243,8 +2243,10 @@ func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
 }
 
 type ReadIndexResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The version of access control that is durable.
+	Access        uint64 `protobuf:"varint,2,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2282,6 +2284,13 @@ func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
 func (x *ReadIndexResponse) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *ReadIndexResponse) GetAccess() uint64 {
+	if x != nil {
+		return x.Access
 	}
 	return 0
 }
@@ -2358,8 +2367,10 @@ type FollowResponse struct {
 	// The newest durable revision: everything up to it has been sent.
 	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The compacted revision, and the one to which everything that nobody can read has been deleted from the table; -1: none yet.
-	Compacted     int64 `protobuf:"varint,5,opt,name=compacted,proto3" json:"compacted,omitempty"`
-	Swept         int64 `protobuf:"varint,6,opt,name=swept,proto3" json:"swept,omitempty"`
+	Compacted int64 `protobuf:"varint,5,opt,name=compacted,proto3" json:"compacted,omitempty"`
+	Swept     int64 `protobuf:"varint,6,opt,name=swept,proto3" json:"swept,omitempty"`
+	// Users, roles and permissions, if they have changed since the message before, and in the first message. Empty: they have not.
+	Access        []byte `protobuf:"bytes,7,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2434,6 +2445,13 @@ func (x *FollowResponse) GetSwept() int64 {
 		return x.Swept
 	}
 	return 0
+}
+
+func (x *FollowResponse) GetAccess() []byte {
+	if x != nil {
+		return x.Access
+	}
+	return nil
 }
 
 type FollowCommit struct {
@@ -2746,20 +2764,22 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x04busy\x18\x10 \x01(\tR\x04busy\x12%\n" +
 	"\x0eclient_address\x18\x12 \x01(\tR\rclientAddress\x12 \n" +
 	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous\"\x12\n" +
-	"\x10ReadIndexRequest\"/\n" +
+	"\x10ReadIndexRequest\"G\n" +
 	"\x11ReadIndexResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"W\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06access\x18\x02 \x01(\x04R\x06access\"W\n" +
 	"\rFollowRequest\x12\x18\n" +
 	"\alineage\x18\x01 \x01(\x03R\alineage\x12\x10\n" +
 	"\x03row\x18\x02 \x01(\x03R\x03row\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"\xc9\x01\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\xe1\x01\n" +
 	"\x0eFollowResponse\x12\x18\n" +
 	"\alineage\x18\x01 \x01(\x03R\alineage\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\x123\n" +
 	"\acommits\x18\x03 \x03(\v2\x19.kineshim.v1.FollowCommitR\acommits\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x1c\n" +
 	"\tcompacted\x18\x05 \x01(\x03R\tcompacted\x12\x14\n" +
-	"\x05swept\x18\x06 \x01(\x03R\x05swept\"\\\n" +
+	"\x05swept\x18\x06 \x01(\x03R\x05swept\x12\x16\n" +
+	"\x06access\x18\a \x01(\fR\x06access\"\\\n" +
 	"\fFollowCommit\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x120\n" +
 	"\x06events\x18\x02 \x03(\v2\x18.kineshim.v1.FollowEventR\x06events\"5\n" +

@@ -27,14 +27,18 @@ var _ native.Cluster = members{}
 // ClusterID is the cluster's name, for snapshots.
 func (m members) ClusterID() string { return m.n.id.ClusterID }
 
-// Members lists the voters, the witness too. Of their client addresses only this node's own is known, and it is of use to others
-// only if it is not on loopback.
+// Members lists the voters, the witness too. Of their client addresses only this node's own are known, and they are of use to others
+// only if they are not on loopback.
 func (m members) Members() []native.Member {
 	var ms []native.Member
 	for _, v := range m.now() {
 		one := native.Member{ID: number(v.ServerID), Name: v.Name, PeerURLs: []string{"http://" + m.n.cfg.Members[v.Name].Raft}}
-		if v.Name == m.n.cfg.Name && !onlyHere(m.n.cfg.ClientListen) {
-			one.ClientURLs = []string{"http://" + m.n.cfg.ClientListen}
+		if v.Name == m.n.cfg.Name {
+			for _, a := range m.n.cfg.ClientAddresses() {
+				if !onlyHere(a.HostPort) {
+					one.ClientURLs = append(one.ClientURLs, a.URL())
+				}
+			}
 		}
 		ms = append(ms, one)
 	}

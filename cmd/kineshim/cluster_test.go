@@ -15,7 +15,7 @@ import (
 )
 
 // standingNode is a node that has an identity and a configuration, and runs nothing.
-func standingNode(listen string) *node {
+func standingNode(listen ...string) *node {
 	peer := func(name string, role record.Role) raftwitness.Peer {
 		return raftwitness.Peer{Member: record.Member{Name: name, ServerID: name + "-1", Role: role}}
 	}
@@ -36,6 +36,9 @@ func TestMembersAreTheThreeVoters(t *testing.T) {
 		if len(m.ClientURLs) != 0 {
 			t.Errorf("a loopback address is told to other machines: %+v", m)
 		}
+	}
+	if ms := (members{standingNode("http://127.0.0.1:2379", "https://192.0.2.10:2379", "https://:2381")}).Members(); len(ms[0].ClientURLs) != 1 || ms[0].ClientURLs[0] != "https://192.0.2.10:2379" {
+		t.Errorf("%+v", ms)
 	}
 	if ms := (members{standingNode("192.0.2.10:2379")}).Members(); len(ms[0].ClientURLs) != 1 || ms[0].ClientURLs[0] != "http://192.0.2.10:2379" || ms[1].ClientURLs != nil {
 		t.Errorf("%+v", ms)

@@ -29,7 +29,9 @@ const usage = `kineshim runs a data node of a two-plus-witness Kubernetes datast
   kineshim --version
 
 Flags that override the file:
-  --client-listen HOST:PORT   where the etcd API is served to the k3s on this machine
+  --client-listen ADDRESSES   where the etcd API is served: HOST:PORT, http://HOST:PORT or https://HOST:PORT, separated by commas
+  --cert-file FILE, --key-file FILE   serve the etcd API with TLS
+  --trusted-ca-file FILE, --client-cert-auth   clients must show a certificate of an authority in the file
   --http-listen HOST:PORT     where load balancers and Prometheus ask how the node is, as 127.0.0.1:8008
   --log-level LEVEL           debug, info, warn or error
   --engine NAME               native, or kine: kine's own engine, as a fallback
@@ -48,6 +50,8 @@ func main() {
 type options struct {
 	verb, config, enrolments, enrolment string
 	clientListen, logLevel, engine      string
+	certFile, keyFile, trustedCAFile    string
+	clientCertAuth                      bool
 	apiServerListen, httpListen         string
 	maxWait                             time.Duration
 	check, version                      bool
@@ -76,7 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	switch {
 	case o.check:
-		if err = checkPostgres(cfg); err == nil {
+		if err = errors.Join(checkPostgres(cfg), checkClientTLS(cfg.ClientTLS, stderr)); err == nil {
 			fmt.Fprintln(stdout, "the configuration is valid")
 		}
 	case o.verb == "init":
@@ -103,6 +107,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.enrolments, "enrolments", "", "")
 	fs.StringVar(&o.clientListen, "client-listen", "", "")
 	fs.StringVar(&o.httpListen, "http-listen", "", "")
+	fs.StringVar(&o.certFile, "cert-file", "", "")
+	fs.StringVar(&o.keyFile, "key-file", "", "")
+	fs.StringVar(&o.trustedCAFile, "trusted-ca-file", "", "")
+	fs.BoolVar(&o.clientCertAuth, "client-cert-auth", false, "")
 	fs.StringVar(&o.logLevel, "log-level", "", "")
 	fs.StringVar(&o.engine, "engine", "", "")
 	fs.StringVar(&o.apiServerListen, "apiserver-listen", "", "")
@@ -139,10 +147,13 @@ func (o options) override(cfg *config.Node) error {
 	for _, f := range []struct {
 		value string
 		field *string
-	}{{o.clientListen, &cfg.ClientListen}, {o.httpListen, &cfg.HTTPListen}, {o.logLevel, &cfg.Log.Level}, {o.engine, &cfg.Engine}} {
+	}{{o.httpListen, &cfg.HTTPListen}, {o.logLevel, &cfg.Log.Level}, {o.engine, &cfg.Engine}} {
 		if f.value != "" {
 			*f.field = f.value
 		}
+	}
+	if err := o.overrideClient(cfg); err != nil {
+		return err
 	}
 	if o.apiServerListen != "" {
 		cfg.SetAPIServerListen(o.apiServerListen)

@@ -3,11 +3,18 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kineshim/raftwitness"
 )
@@ -60,6 +67,53 @@ func TestCheckNamesAllMistakes(t *testing.T) {
 	for flag, value := range map[string]string{"client_listen": "0.0.0.0:1", "http_listen": "8008"} {
 		if code, out := call("--config", path, "--check", "--"+strings.ReplaceAll(flag, "_", "-"), value); code != 1 || !strings.Contains(out, flag) {
 			t.Errorf("--%s not checked: exit %d, %s", flag, code, out)
+		}
+	}
+}
+
+func TestCheckLooksAtTheFilesOfTLS(t *testing.T) {
+	path, _ := writeConfig(t, "a", "")
+	args := []string{"--config", path, "--check", "--client-listen", "127.0.0.1:1", "--cert-file", "no-cert", "--key-file", "no-key"}
+	if code, out := call(args...); code != 1 || !strings.Contains(out, "/no-cert: no such file") || !strings.Contains(out, "/no-key: no such file") {
+		t.Errorf("missing files: exit %d, %s", code, out)
+	}
+	if code, out := call(append(args, "--client-cert-auth")...); code != 1 || !strings.Contains(out, "client_tls.trusted_ca_file: client_cert_auth needs it") {
+		t.Errorf("no authorities: exit %d, %s", code, out)
+	}
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	writePair(t, cert, key)
+	args = []string{"--config", path, "--check", "--client-listen", "http://127.0.0.1:1,0.0.0.0:2", "--cert-file", cert, "--key-file", key, "--trusted-ca-file", cert}
+	if code, out := call(args...); code != 0 || strings.Contains(out, "warning") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := call(args...); code != 0 || !strings.Contains(out, "warning: client_tls: "+key+" can be read by everybody") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+// writePair makes a certificate that signs itself.
+func writePair(t *testing.T, cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(30 * 24 * time.Hour), DNSNames: []string{"localhost"}}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

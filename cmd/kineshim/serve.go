@@ -24,6 +24,7 @@ import (
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
 	"kineshim/sdnotify"
+	"kineshim/tlsfiles"
 	"kineshim/version"
 
 	"google.golang.org/grpc"
@@ -82,7 +83,11 @@ func serveOnce(ctx context.Context, cfg config.Node, systemd *sdnotify.Notifier,
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	certs, err := openClientTLS(cfg.ClientTLS, log)
+	if err != nil {
+		return err
+	}
+	n := &node{cfg: cfg, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -126,8 +131,10 @@ type node struct {
 	metrics  *nodemetrics.Registry
 	// vipConns are the connections to virtual addresses.
 	vipConns vip.Connections
-	servers  []*grpc.Server
-	fail     context.CancelCauseFunc
+	// clientTLS is what clients are shown; nil: the endpoint has no TLS.
+	clientTLS *tlsfiles.Source
+	servers   []*grpc.Server
+	fail      context.CancelCauseFunc
 }
 
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
@@ -196,7 +203,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, stopRenewals()) }()
 	stopAgent := n.background(n.agent.Run)
 	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
-		"client", n.cfg.ClientListen, "control", n.cfg.ControlSocket)
+		"client", clientURLs(n.cfg), "control", n.cfg.ControlSocket)
 
 	n.systemd.Ready()
 	stopTelling := n.background(n.tellSystemd)
@@ -252,7 +259,7 @@ func (n *node) build(peer *grpc.ClientConn) error {
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(n.security.client(n.isDataNode))},
 	}
 	if n.cfg.Engine == config.EngineKine {
-		options.Engine = kineshim.KineEngine
+		options.Engine = kineEngine
 	} else {
 		n.replica = n.newReplica()
 		options.Engine, options.Replica = n.replica.Factory(), n.replica
@@ -293,10 +300,8 @@ func number(name string) uint64 {
 	return h.Sum64()
 }
 
-// listen opens the client, the peer and the control server.
+// listen opens the peer's, the control and the clients' servers.
 func (n *node) listen() error {
-	client := grpc.NewServer(n.endpoint.ClientServerOptions()...)
-	n.endpoint.Register(client)
 	peer := grpc.NewServer(append(n.endpoint.PeerServerOptions(), grpc.Creds(n.security.server(n.isDataNode)))...)
 	n.endpoint.Register(peer)
 	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
@@ -304,19 +309,18 @@ func (n *node) listen() error {
 		pb.RegisterReadsServer(peer, n.endpoint.Reads())
 		pb.RegisterReplicationServer(peer, replication{r: n.replica})
 	}
-	control := grpc.NewServer()
+	control := grpc.NewServer(n.endpoint.ControlServerOptions()...)
+	n.endpoint.Register(control) // shimctl needs neither an address nor a certificate then
 	pb.RegisterControlServer(control, failover.ControlServer{
-		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientListen),
+		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientAddresses()[0].HostPort),
 		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
 	})
-
 	for _, s := range []struct {
 		server               *grpc.Server
 		network, addr, about string
 	}{
 		{peer, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
 		{control, "unix", n.cfg.ControlSocket, "control_socket"},
-		{client, "tcp", n.cfg.ClientListen, "client_listen"},
 	} {
 		ln, err := listenOn(s.network, s.addr)
 		if err != nil {
@@ -325,21 +329,9 @@ func (n *node) listen() error {
 		}
 		n.serveOn(s.server, ln, s.about)
 	}
-	return n.listenOnVIPs(client)
-}
-
-// listenOnVIPs serves the etcd API on the virtual addresses too, if the operator wants that.
-func (n *node) listenOnVIPs(client *grpc.Server) error {
-	if n.cfg.VIPEtcd.Port == 0 {
-		return nil
-	}
-	lns, err := vipListeners(n.cfg.VIPs, n.cfg.VIPEtcd.Port, &n.vipConns)
-	if err != nil {
+	if err := n.listenForClients(); err != nil {
 		n.stopServers()
-		return fmt.Errorf("vip_etcd: %w", err)
-	}
-	for _, ln := range lns {
-		n.serveOn(client, ln, "vip_etcd")
+		return err
 	}
 	return nil
 }

@@ -86,8 +86,8 @@ func (c *control) History(context.Context, *proto.HistoryRequest) (*proto.Histor
 	return &proto.HistoryResponse{Events: c.events}, nil
 }
 
-// serve starts a node's control socket and returns its path.
-func serve(t *testing.T, c *control) string {
+// serve starts a node's control socket, with what else is registered on it, and returns its path.
+func serve(t *testing.T, c *control, also ...func(*grpc.Server)) string {
 	t.Helper()
 	path := filepath.Join(socketDir(t), "control.sock")
 	l, err := net.Listen("unix", path)
@@ -96,6 +96,9 @@ func serve(t *testing.T, c *control) string {
 	}
 	s := grpc.NewServer()
 	proto.RegisterControlServer(s, c)
+	for _, register := range also {
+		register(s)
+	}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Stop(); <-done })

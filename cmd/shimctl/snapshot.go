@@ -8,13 +8,13 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"kineshim/kineshim/snapshot"
@@ -78,13 +78,9 @@ func (a *app) saveSnapshot(ctx context.Context, path string) error {
 		return err
 	}
 	defer n.close()
-	address := n.status.GetClientAddress()
-	if address == "" {
-		return fmt.Errorf("%s: this node's kineshim does not say where it serves clients: give all nodes the version of this shimctl (shimctl version)", n.socket)
-	}
 	began := time.Now()
 	part := path + ".part"
-	header, size, err := a.fetchSnapshot(ctx, address, part)
+	header, size, err := a.fetchSnapshot(ctx, n, part)
 	if err == nil {
 		err = replaceFile(part, path)
 	}
@@ -102,7 +98,7 @@ func (a *app) saveSnapshot(ctx context.Context, path string) error {
 }
 
 // fetchSnapshot writes a snapshot to the file, syncs it, and verifies what the file then holds.
-func (a *app) fetchSnapshot(ctx context.Context, address, part string) (h snapshot.Header, size int64, err error) {
+func (a *app) fetchSnapshot(ctx context.Context, n *node, part string) (h snapshot.Header, size int64, err error) {
 	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return h, 0, err
@@ -111,7 +107,7 @@ func (a *app) fetchSnapshot(ctx context.Context, address, part string) (h snapsh
 	if err := f.Chmod(0o600); err != nil { // of a leftover: it holds every Secret
 		return h, 0, err
 	}
-	if size, err = a.receiveSnapshot(ctx, address, f); err != nil {
+	if size, err = a.receiveSnapshot(ctx, n, f); err != nil {
 		return h, 0, err
 	}
 	if err := f.Sync(); err != nil {
@@ -124,21 +120,15 @@ func (a *app) fetchSnapshot(ctx context.Context, address, part string) (h snapsh
 	return h, size, err
 }
 
-// receiveSnapshot asks the etcd API at the address for a snapshot and writes it down.
-func (a *app) receiveSnapshot(ctx context.Context, address string, to io.Writer) (int64, error) {
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = conn.Close() }()
+// receiveSnapshot asks the node's etcd API, which is on the control socket too, for a snapshot and writes it down.
+func (a *app) receiveSnapshot(ctx context.Context, n *node, to io.Writer) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stalled := time.AfterFunc(saveStall, cancel)
 	defer stalled.Stop()
-	stream, err := etcdserverpb.NewMaintenanceClient(conn).Snapshot(ctx, &etcdserverpb.SnapshotRequest{})
+	stream, err := etcdserverpb.NewMaintenanceClient(n.conn).Snapshot(ctx, &etcdserverpb.SnapshotRequest{}, grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	if err != nil {
-		return 0, explainSnapshot(address, err)
+		return 0, explainSnapshot(n.socket, err)
 	}
 	show := a.newProgress("saving")
 	defer show.end()
@@ -150,9 +140,9 @@ func (a *app) receiveSnapshot(ctx context.Context, address string, to io.Writer)
 		}
 		if err != nil {
 			if !stalled.Stop() {
-				return size, fmt.Errorf("%s: nothing more arrived for %v; see shimctl status", address, saveStall)
+				return size, fmt.Errorf("%s: nothing more arrived for %v; see shimctl status", n.socket, saveStall)
 			}
-			return size, explainSnapshot(address, err)
+			return size, explainSnapshot(n.socket, err)
 		}
 		stalled.Reset(saveStall)
 		if _, err := to.Write(m.GetBlob()); err != nil {
@@ -164,15 +154,17 @@ func (a *app) receiveSnapshot(ctx context.Context, address string, to io.Writer)
 }
 
 // explainSnapshot puts an answer of the etcd API that is an error into an operator's words.
-func explainSnapshot(address string, err error) error {
+func explainSnapshot(socket string, err error) error {
 	s := status.Convert(err)
-	switch s.Code() {
-	case codes.Unimplemented:
-		return fmt.Errorf("%s: the engine that serves takes no snapshots: with engine: kine, use pg_dump (see docs/operations.md)", address)
-	case codes.Unavailable:
-		return fmt.Errorf("%s: %s; see shimctl status", address, s.Message())
+	switch {
+	case s.Code() == codes.Unimplemented && strings.HasPrefix(s.Message(), "unknown service"): // gRPC's own words
+		return explainCall(socket, err)
+	case s.Code() == codes.Unimplemented:
+		return fmt.Errorf("%s: the engine that serves takes no snapshots: with engine: kine, use pg_dump (see docs/operations.md)", socket)
+	case s.Code() == codes.Unavailable:
+		return fmt.Errorf("%s: %s; see shimctl status", socket, s.Message())
 	default:
-		return fmt.Errorf("%s: %s", address, s.Message())
+		return fmt.Errorf("%s: %s", socket, s.Message())
 	}
 }
 

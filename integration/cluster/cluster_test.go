@@ -94,7 +94,7 @@ func TestNodesWithHostsOfTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (config.Member{Raft: "10.1.2.2:2384", Peer: "10.1.2.2:2383", Postgres: "10.1.2.2:5433"}); n.Members[B] != want || n.ClientListen != "127.0.0.1:2379" || n.MaxWait != 3*time.Second {
+	if want := (config.Member{Raft: "10.1.2.2:2384", Peer: "10.1.2.2:2383", Postgres: "10.1.2.2:5433"}); n.Members[B] != want || len(n.ClientListen) != 1 || n.ClientListen[0] != "127.0.0.1:2379" || n.MaxWait != 3*time.Second {
 		t.Errorf("configured: %+v", n)
 	}
 	if w, err := config.LoadWitness(c.configPath(Witness)); err != nil || w.Listen != "10.1.2.3:2384" {

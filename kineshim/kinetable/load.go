@@ -44,7 +44,7 @@ func (s *Store) atOneMoment(ctx context.Context, rows func(tx pgx.Tx, identityUp
 	err := s.readers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 			var clockMS, identityUpto int64
-			if err := tx.QueryRow(ctx, "SELECT lease_clock_ms, identity_upto FROM kineshim_state").Scan(&clockMS, &identityUpto); err != nil {
+			if err := tx.QueryRow(ctx, "SELECT lease_clock_ms, identity_upto, access FROM kineshim_state").Scan(&clockMS, &identityUpto, &meta.Access); err != nil {
 				return fmt.Errorf("read the state: %w", err)
 			}
 			meta.LeaseClock = milliseconds(clockMS)

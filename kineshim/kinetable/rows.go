@@ -82,6 +82,8 @@ type Batch struct {
 	Revoked []int64
 	// LeaseClock is stored with Leases and Revoked, in milliseconds, rounded down. The stored clock never goes back.
 	LeaseClock time.Duration
+	// Access takes the place of what was stored of access control; nil: it stays. It is not looked into here.
+	Access []byte
 }
 
 // Meta is what Load finds besides the rows, and what Replace is told of them.
@@ -93,6 +95,7 @@ type Meta struct {
 	Untouched        bool  // nothing has ever been compacted; set by Load only
 	LeaseClock       time.Duration
 	Leases           []LeaseRow // in no order
+	Access           []byte     // of the last Batch that had one, nil if none had; Replace leaves it as it is
 }
 
 // VersionFix is a version for an update of kine's.

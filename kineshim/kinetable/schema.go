@@ -75,7 +75,7 @@ type survey struct {
 	Table                       *table
 	Guard                       *string // the source of the guard's function
 	State, Lease, Sequenced     bool    // whether the side tables and a sequence of kine's name exist
-	Lineage                     bool    // whether the state has that column
+	Lineage, Access             bool    // whether the state has these columns
 	Strangers                   []object
 	Writers, Others             []backend
 }
@@ -171,6 +171,8 @@ SELECT json_build_object(
 	'guard', (SELECT prosrc FROM guard),
 	'state', EXISTS (SELECT FROM ours WHERE relname = '%[1]s'),
 	'lineage', EXISTS (SELECT FROM ours JOIN pg_attribute a ON a.attrelid = ours.oid WHERE relname = '%[1]s' AND attname = 'lineage'
+		AND NOT attisdropped),
+	'access', EXISTS (SELECT FROM ours JOIN pg_attribute a ON a.attrelid = ours.oid WHERE relname = '%[1]s' AND attname = 'access'
 		AND NOT attisdropped),
 	'lease', EXISTS (SELECT FROM ours WHERE relname = '%[2]s'),
 	'sequenced', EXISTS (SELECT FROM ours WHERE relname = 'kine_id_seq'),
@@ -308,6 +310,9 @@ func (s *survey) pending() []string {
 	}
 	if !s.Lineage {
 		todo = append(todo, fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS lineage bigint NOT NULL DEFAULT 0", s.qualified(stateTable)))
+	}
+	if !s.Access {
+		todo = append(todo, fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS access bytea", s.qualified(stateTable)))
 	}
 	if !s.Lease {
 		todo = append(todo, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (id bigint PRIMARY KEY, ttl bigint NOT NULL, "+

@@ -41,6 +41,7 @@ const (
 	leases     = "ks_leases"
 	revoke     = "ks_revoke"
 	clock      = "ks_clock"
+	access     = "ks_access"
 	setLast    = "ks_set_last"
 )
 
@@ -69,6 +70,7 @@ func writeStatements(sequence string) map[string]string {
 			ON CONFLICT (id) DO UPDATE SET ttl = EXCLUDED.ttl, expires_ms = EXCLUDED.expires_ms`,
 		revoke:  `DELETE FROM kineshim_lease WHERE id = ANY ($1::bigint[])`,
 		clock:   `UPDATE kineshim_state SET lease_clock_ms = GREATEST(lease_clock_ms, $1::bigint)`,
+		access:  `UPDATE kineshim_state SET access = $1::bytea`,
 		setLast: `SELECT setval(` + sequence + `, $1::bigint)`,
 	}
 }
@@ -109,6 +111,12 @@ func (s *Store) Write(b Batch) error {
 		p.counts = append(p.counts, 1)
 	}
 	p.leases(b)
+	if b.Access != nil {
+		at := p.out.bind(access, 1)
+		p.out.bytes(b.Access)
+		p.out.execute(at)
+		p.counts = append(p.counts, 1)
+	}
 	p.out.sync()
 	return p.send(expected{counts: p.counts})
 }

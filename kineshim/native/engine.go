@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kineshim/kineshim"
+	"kineshim/kineshim/auth"
 	"kineshim/kineshim/kinetable"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -78,6 +79,8 @@ type Engine struct {
 	space      space
 	sizes      sizes
 	compaction compaction
+	// loaded is what the table says of access control; nil: nothing. It is shown to nobody before it is durable.
+	loaded *auth.State
 
 	// ctx ends with the engine; running counts its goroutines.
 	ctx     context.Context
@@ -93,7 +96,10 @@ type Engine struct {
 	why     atomic.Pointer[string]
 }
 
-var _ kineshim.InlineEngine = (*Engine)(nil)
+var (
+	_ kineshim.InlineEngine = (*Engine)(nil)
+	_ kineshim.AccessEngine = (*Engine)(nil)
+)
 
 // Inline: the end of a context never ends a write.
 func (e *Engine) Inline() {}
@@ -152,6 +158,9 @@ func open(ctx context.Context, c Config, s kineshim.Session, k *keyspace) (*Engi
 	if err != nil {
 		e.cancel()
 		return nil, fmt.Errorf("start the native engine: %w", errors.Join(err, store.Close()))
+	}
+	if e.loaded != nil {
+		e.setAccess(e.loaded)
 	}
 	e.rows.Store(new(rows(ownTable{e})))
 	e.seq = newSequencer(e)

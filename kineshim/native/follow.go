@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"kineshim/kineshim/auth"
 	rpc "kineshim/proto"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -162,6 +163,13 @@ func (r *Replica) follow(ctx context.Context, k *keyspace, fresh bool) error {
 
 // take extends the copy by one message. After an error the copy is of no use.
 func (k *keyspace) take(m *rpc.FollowResponse) error {
+	if len(m.Access) > 0 { // before the commits are shown
+		s, err := auth.Unmarshal(m.Access)
+		if err != nil {
+			return err
+		}
+		k.setAccess(s)
+	}
 	x := extension{k: k}
 	for _, c := range m.Commits {
 		for _, e := range c.Events {

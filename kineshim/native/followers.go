@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kineshim/kineshim"
+	"kineshim/kineshim/auth"
 	"kineshim/kineshim/watch"
 	rpc "kineshim/proto"
 
@@ -41,7 +42,12 @@ func (r *Replica) Follow(q *rpc.FollowRequest, stream grpc.ServerStreamingServer
 		r.log.Info("the other node makes its copy of the keys anew", "why", why)
 		return stream.Send(&rpc.FollowResponse{Refused: why})
 	}
-	if err := stream.Send(e.followed(watch.Followed{Revision: q.Revision})); err != nil {
+	var told *auth.State
+	first := e.followed(watch.Followed{Revision: q.Revision})
+	if told, err = e.describeAccess(first, told); err != nil {
+		return err
+	}
+	if err := stream.Send(first); err != nil {
 		return err
 	}
 	err = e.hub.Follow(ctx, q.Revision, func(f watch.Followed) error {
@@ -50,6 +56,9 @@ func (r *Replica) Follow(q *rpc.FollowRequest, stream grpc.ServerStreamingServer
 			return err
 		}
 		e.describe(m)
+		if told, err = e.describeAccess(m, told); err != nil {
+			return err
+		}
 		if err := stream.Send(m); err != nil {
 			return err
 		}
@@ -92,6 +101,21 @@ func (e *Engine) followed(f watch.Followed) *rpc.FollowResponse {
 
 func (e *Engine) describe(m *rpc.FollowResponse) {
 	m.Compacted, m.Swept = e.compacted(), e.sweptRev.Load()
+}
+
+// describeAccess has the message tell of access control, if it is not what was told before, and returns what has been told then. It is at least as
+// new as the commits in the message.
+func (e *Engine) describeAccess(m *rpc.FollowResponse, told *auth.State) (*auth.State, error) {
+	s := e.access.Load()
+	if s == told {
+		return told, nil
+	}
+	wire, err := s.Marshal()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "access control: %v", err)
+	}
+	m.Access = wire
+	return s, nil
 }
 
 func encodeFollowed(f watch.Followed) (*rpc.FollowResponse, error) {

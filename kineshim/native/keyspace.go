@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kineshim/kineshim/auth"
 	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/lease"
 	"kineshim/kineshim/mvcc"
@@ -28,6 +29,8 @@ type keyspace struct {
 	hub     *watch.Hub
 	// leases has all attachments of keys; the leases themselves only while an engine serves.
 	leases *lease.Book
+	// access says who may do what, as of the last change that is durable.
+	access atomic.Pointer[auth.State]
 	holds  holds
 	log    *slog.Logger
 	// rows is where values and history are read.
@@ -61,8 +64,9 @@ type rows interface {
 func newKeyspace(c Config, log *slog.Logger) *keyspace {
 	k := &keyspace{index: mvcc.New(), cache: valuecache.New(c.CacheBytes), log: log, gone: make(chan struct{})}
 	k.leases = lease.New(func() time.Duration { return 0 })
+	k.access.Store(auth.New())
 	k.watchCfg = watch.Config{
-		Source: source{k}, Committed: k.committed, ProgressEvery: c.WatchProgressEvery, MaxRequestBytes: c.MaxRequestBytes, Log: log,
+		Source: source{k}, Committed: k.committed, Permit: k.permitWatch, ProgressEvery: c.WatchProgressEvery, MaxRequestBytes: c.MaxRequestBytes, Log: log,
 		Lag: c.Measures.WatchLag,
 	}
 	return k

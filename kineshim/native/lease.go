@@ -129,6 +129,9 @@ func (e *Engine) LeaseKeepAlive(s pb.Lease_LeaseKeepAliveServer) error {
 // keepAlive renews one lease. One whose time is over is revoked here and now: when its client reads TTL 0, its keys are
 // gone.
 func (e *Engine) keepAlive(ctx context.Context, id int64) (*pb.LeaseKeepAliveResponse, error) {
+	if err := e.Permit(ctx, &pb.LeaseKeepAliveRequest{ID: id}); err != nil {
+		return nil, err
+	}
 	var resp *pb.LeaseKeepAliveResponse
 	err := e.submit(ctx, func(t *turn) error {
 		// As in etcd, the revision from before: it is never above that of the revocation which ends the lease.

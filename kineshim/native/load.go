@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"kineshim/kineshim/auth"
 	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/lease"
 	"kineshim/kineshim/mvcc"
@@ -29,7 +30,9 @@ func (e *Engine) load(ctx context.Context, forced bool) error {
 	if err := e.name(ctx, forced); err != nil {
 		return err
 	}
-	e.startClock(meta)
+	if err := e.resume(meta); err != nil {
+		return err
+	}
 	adopted, err := l.adopt(ctx, e.store, e.clock.now())
 	if err != nil {
 		return err
@@ -65,14 +68,21 @@ func (k *keyspace) load(ctx context.Context, read func(context.Context, func(kin
 	return l, meta, nil
 }
 
-// startClock continues the lease clock where the engine before this one left it.
-func (e *Engine) startClock(meta kinetable.Meta) {
+// resume continues the lease clock and access control where the engine before this one left them.
+func (e *Engine) resume(meta kinetable.Meta) error {
+	if meta.Access != nil {
+		var err error
+		if e.loaded, err = auth.Unmarshal(meta.Access); err != nil {
+			return err
+		}
+	}
 	e.clock = newLeaseClock(meta.LeaseClock)
 	leases := make([]lease.Lease, 0, len(meta.Leases))
 	for _, r := range meta.Leases {
 		leases = append(leases, lease.Lease(r))
 	}
 	e.leases.Restart(e.clock.now, leases)
+	return nil
 }
 
 const (
@@ -106,7 +116,9 @@ func (e *Engine) catchUp(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	e.startClock(meta)
+	if err := e.resume(meta); err != nil {
+		return err
+	}
 	if err := makeDurable(ctx, e.store, kinetable.Batch{Revoked: []int64{noLease}, LeaseClock: e.clock.now()}); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kineshim/kineshim"
+	"kineshim/kineshim/auth"
 	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/watch"
 
@@ -40,6 +41,8 @@ type operation struct {
 	queued time.Time
 	// attempt is stored with the rows, so that it can be found out later whether this was done; 0: none.
 	attempt int64
+	// request is what the caller of ctx must be permitted to ask for when the turn comes; nil: it is the engine's own.
+	request any
 	// parked is when the operation was kept waiting for key, the zero time if it was not. See contention.
 	parked time.Time
 	key    string
@@ -56,12 +59,16 @@ type batch struct {
 	compacted   int64
 	compactedID int64
 	leases      map[int64]*kinetable.LeaseRow // nil: revoked
+	access      *auth.State                   // if it changes
+	accessWire  []byte                        // the same, for the table
 	ops         []*operation
 	// began is when the first operation changed something in it, sent when it went to PostgreSQL.
 	began, sent time.Time
 }
 
-func (b *batch) empty() bool { return len(b.rows) == 0 && len(b.leases) == 0 && b.compactedID == 0 }
+func (b *batch) empty() bool {
+	return len(b.rows) == 0 && len(b.leases) == 0 && b.compactedID == 0 && b.access == nil
+}
 
 // lastID is the last row of all that is durable with the batch.
 func (b *batch) lastID(e *Engine) int64 {
@@ -79,10 +86,11 @@ func (b *batch) full() bool {
 // index and the current batch; its receiving goroutine alone hears of commits.
 type sequencer struct {
 	e *Engine
-	// current and compacted belong to the evaluating goroutine: the batch that is being filled, and the compacted
-	// revision as the next turn sees it.
+	// current, compacted and access belong to the evaluating goroutine: the batch that is being filled, and the compacted
+	// revision and access control as the next turn sees them.
 	current    *batch
 	compacted  int64
+	access     *auth.State
 	contention contention
 	// evaluated is closed when the evaluating goroutine has ended.
 	evaluated chan struct{}
@@ -100,7 +108,7 @@ type sequencer struct {
 }
 
 func newSequencer(e *Engine) *sequencer {
-	q := &sequencer{e: e, current: &batch{}, compacted: e.compacted(), evaluated: make(chan struct{})}
+	q := &sequencer{e: e, current: &batch{}, compacted: e.compacted(), access: e.access.Load(), evaluated: make(chan struct{})}
 	q.changed.L = &q.mu
 	return q
 }
@@ -117,11 +125,18 @@ func (e *Engine) submitSized(ctx context.Context, size int, do func(*turn) error
 	if a, ok := kineshim.AttemptOf(ctx); ok {
 		op.attempt = a.ID
 	}
+	request := kineshim.RequestOf(ctx)
+	if request != nil {
+		op.request = request.Message
+	}
 	if err := e.seq.enqueue(op); err != nil {
 		return err
 	}
 	select {
 	case <-op.done:
+		if request != nil {
+			request.Checked = true
+		}
 		return op.err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -256,7 +271,9 @@ func (q *sequencer) turn(op *operation) {
 	if op.parked.IsZero() {
 		observe(q.e.cfg.Measures.Queue, now.Sub(op.queued).Seconds())
 	}
-	op.err = op.do(t)
+	if op.err = q.permit(op); op.err == nil {
+		op.err = op.do(t)
+	}
 	if op.err == errParked {
 		q.park(op)
 		return
@@ -342,7 +359,7 @@ func (q *sequencer) send() error {
 
 // table is the batch as the table takes it.
 func (b *batch) table(e *Engine) kinetable.Batch {
-	t := kinetable.Batch{Rows: b.rows, Compact: b.compactedID, CompactRevision: b.compacted}
+	t := kinetable.Batch{Rows: b.rows, Access: b.accessWire, Compact: b.compactedID, CompactRevision: b.compacted}
 	for id, l := range b.leases {
 		if l == nil {
 			t.Revoked = append(t.Revoked, id)
@@ -397,6 +414,9 @@ func (q *sequencer) durable() {
 	if b.compactedID != 0 {
 		e.compactedRev.Store(b.compacted) // never ahead of the committed one
 	}
+	if b.access != nil {
+		e.setAccess(b.access)
+	}
 	q.mu.Lock()
 	q.flight = q.flight[1:]
 	ops := b.ops
@@ -404,6 +424,9 @@ func (q *sequencer) durable() {
 	q.changed.Broadcast()
 	q.mu.Unlock()
 	e.hub.Publish(b.commits, b.revision)
+	if b.access != nil {
+		e.hub.Poke() // before the answers, so that the other node hears of it as soon as anybody
+	}
 	for _, op := range ops {
 		close(op.done)
 	}

@@ -1,12 +1,15 @@
 package native
 
 import (
+	"kineshim/kineshim/auth"
 	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/lease"
 	"kineshim/kineshim/mvcc"
 	"kineshim/kineshim/watch"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // turn is what one operation may do to the keyspace when it is its turn. It belongs to the sequencer's evaluating goroutine and
@@ -169,6 +172,17 @@ func (t *turn) lease(id int64, row *kinetable.LeaseRow) {
 	}
 	t.b.leases[id] = row
 	t.wrote = true
+}
+
+// changeAccess stores access control with the batch, as the next turn sees it.
+func (t *turn) changeAccess(s *auth.State) error {
+	wire, err := s.Marshal()
+	if err != nil {
+		return status.Error(codes.Internal, "etcdserver: "+err.Error())
+	}
+	t.e.seq.access, t.b.access, t.b.accessWire = s, s, wire
+	t.wrote = true
+	return nil
 }
 
 // compact moves the compacted revision with the batch.

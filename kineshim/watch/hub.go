@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	// progress is told no earlier than it is published, so that nobody hears of an older revision than he has read already.
 	// Nil: the published one. It must not be ahead of what will be published.
 	Committed func() int64
+	// Permit says why a watch may not be made on a stream with the context; the error's text is its reason. Nil: all may be.
+	Permit func(context.Context, *pb.WatchCreateRequest) error
 	// ProgressEvery is how often an idle watcher that asked for progress is told of it; 0 means 5 s.
 	ProgressEvery time.Duration
 	// MaxRequestBytes is the bound of a request, which is also about the bound of a response; 0 means 1.5 MiB.
@@ -64,6 +67,7 @@ type Config struct {
 type Hub struct {
 	source        Source
 	committed     func() int64
+	permit        func(context.Context, *pb.WatchCreateRequest) error
 	progressEvery time.Duration
 	responseBytes int
 	pendingBytes  int
@@ -100,7 +104,7 @@ func NewHub(c Config) *Hub {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hub{
-		source: c.Source, committed: c.Committed, log: c.Log,
+		source: c.Source, committed: c.Committed, permit: c.Permit, log: c.Log,
 		progressEvery: max(orDefault(c.ProgressEvery, defaultProgress), minProgress),
 		responseBytes: orDefault(c.MaxRequestBytes, defaultRequestBytes),
 		pendingBytes:  orDefault(c.PendingBytes, defaultPending),

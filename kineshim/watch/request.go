@@ -54,6 +54,10 @@ func (s *stream) settle() bool {
 func (s *stream) create(r *pb.WatchCreateRequest) bool {
 	w := newWatcher(s, r)
 	h := s.hub
+	var forbidden error
+	if h.permit != nil {
+		forbidden = h.permit(s.ctx, r)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.mu.Lock()
@@ -65,6 +69,9 @@ func (s *stream) create(r *pb.WatchCreateRequest) bool {
 	switch {
 	case w.start < 0:
 		s.refuse(rpctypes.ErrCompacted.Error())
+		return true
+	case forbidden != nil:
+		s.refuse(forbidden.Error())
 		return true
 	case w.span.Empty():
 		s.refuse(reasonEmptyRange)
