@@ -97,6 +97,9 @@ func (s *security) postgres(now time.Time) (*postgres.TLS, error) {
 // certificateEnds is when the certificates end that are in use, by name.
 func (n *node) certificateEnds() map[string]time.Time {
 	ends := map[string]time.Time{"postgresql": n.security.forPostgres.Load().NotAfter}
+	if n.clientTLS != nil {
+		ends["clients"] = n.clientTLS.NotAfter()
+	}
 	for name, v := range n.raft.Certificates() {
 		ends["member "+name] = v.NotAfter
 	}
