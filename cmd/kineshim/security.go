@@ -130,14 +130,17 @@ func (n *node) isDataNode(id pki.ID) error {
 
 // renewCertificates keeps this node's certificates from ending, until ctx does.
 func (n *node) renewCertificates(ctx context.Context) error {
+	said := map[string]string{}
+	note := func(what string, err error) { // each reason once: it may stay so for months
+		if err != nil && ctx.Err() == nil && err.Error() != said[what] {
+			n.log.Warn(what+" could not be renewed yet: tried again and again", "error", err, "ends", n.security.credentials.Validity().NotAfter)
+		}
+		said[what] = fmt.Sprint(err)
+	}
 	for {
 		now := time.Now()
-		if err := n.security.renewOwn(now, n.log); err != nil {
-			n.log.Warn("this node's certificate could not be renewed: tried again", "error", err, "ends", n.security.credentials.Validity().NotAfter)
-		}
-		if err := n.renewPostgres(ctx, now); err != nil && ctx.Err() == nil {
-			n.log.Warn("PostgreSQL's certificates could not be renewed: tried again", "error", err)
-		}
+		note("this node's certificate", n.security.renewOwn(now, n.log))
+		note("PostgreSQL's certificates", n.renewPostgres(ctx, now))
 		t := time.NewTimer(raftwitness.LookAtCertificate(n.security.credentials.Validity()))
 		select {
 		case <-ctx.Done():

@@ -348,6 +348,9 @@ func (n *node) startPlain(ctx context.Context, settings ...string) {
 	check(n.t, "leftovers", n.removeLeftovers(ctx))
 	args := []string{"-D", n.cfg.DataDir, "-c", "hba_file=" + n.hbaPath(), "-c", "listen_addresses=127.0.0.1", "-c", "wal_log_hints=on",
 		"-c", fmt.Sprintf("port=%d", n.cfg.Port), "-c", "unix_socket_directories=" + n.cfg.SocketDir}
+	for _, kv := range n.tlsSettings() {
+		settings = append(settings, kv[0]+"="+kv[1])
+	}
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}
