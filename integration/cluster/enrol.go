@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"kineshim/proto"
 )
@@ -79,19 +80,22 @@ func (c *Cluster) RaftDir(node string) (string, error) {
 	return filepath.Join(base, "raft-"+id.ServerID), nil
 }
 
-// identityFile says who a voter is.
-const identityFile = "identity.json"
+// identityFile says who a voter is, and certificates are what it shows for that.
+const (
+	identityFile = "identity.json"
+	certificates = "tls"
+)
 
-// Wipe empties a Raft directory but for the voter's identity.
-func Wipe(dir string) error { return empty(dir, identityFile) }
+// Wipe empties a Raft directory but for the voter's identity and its certificates.
+func Wipe(dir string) error { return empty(dir, identityFile, certificates) }
 
 // Empty removes all that is in a directory, and not the directory, which may be a mount point.
-func Empty(dir string) error { return empty(dir, "") }
+func Empty(dir string) error { return empty(dir) }
 
-func empty(dir, but string) error {
+func empty(dir string, but ...string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		if e.Name() != but {
+		if !slices.Contains(but, e.Name()) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
