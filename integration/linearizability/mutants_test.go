@@ -23,6 +23,9 @@ type hunt struct {
 	faults []nemesis.Fault
 	// crowd are the clients; nil: the usual ones.
 	crowd []workload.Habits
+	// settings and visible are the trial's: see Config.
+	settings string
+	visible  time.Duration
 	// trials bounds how often that is tried.
 	trials int
 	// rules are what the bug breaks; one of them must be found.
@@ -50,9 +53,12 @@ func writers(pairs int) []workload.Habits {
 // repeat is n times the same fault.
 func repeat(n int, f nemesis.Fault) []nemesis.Fault { return slices.Repeat([]nemesis.Fault{f}, n) }
 
+// patientPrimary waits for its standby while a busy machine recovers a PostgreSQL, and shows what it shows.
+const patientPrimary = "timing: {replication_stall: 5s}\n"
+
 var hunts = []hunt{
 	{mutant: mutant.LeaseIgnored, faults: repeat(3, nemesis.FreezeNode), trials: 5, rules: wrongAnswers},
-	{mutant: mutant.BarrierSkipped, faults: repeat(3, nemesis.KillNodeUnreplicated), trials: 6, rules: wrongAnswers},
+	{mutant: mutant.BarrierSkipped, faults: repeat(3, nemesis.KillNodeUnreplicated), settings: patientPrimary, visible: 3 * time.Second, trials: 6, rules: wrongAnswers},
 	{mutant: mutant.CatchUpSkipped, faults: repeat(4, nemesis.KillNode), crowd: writers(5), trials: 5, rules: append(wrongAnswers, watched.Gap, watched.Foreign)},
 	{mutant: mutant.NotAsked, trials: 3, rules: wrongAnswers, quick: true},
 	{mutant: mutant.FalseClaim, faults: append(repeat(2, nemesis.KillNode), repeat(2, nemesis.KillPostgres)...), crowd: writers(60), trials: 5, rules: wrongWrites},
@@ -97,7 +103,7 @@ func (h hunt) run(t *testing.T) {
 	if os.Getenv("LINEARIZABILITY_OUT") != "" {
 		out = outDir(h.mutant.Name)
 	}
-	cfg := Config{Binaries: binaries(t, overlay), Faults: h.faults, Quiet: 3 * time.Second, CheckFor: checkFor, Out: out, Crowd: h.crowd, Log: t.Logf}
+	cfg := Config{Binaries: binaries(t, overlay), Faults: h.faults, Quiet: 3 * time.Second, CheckFor: checkFor, Out: out, Settings: h.settings, Visible: h.visible, Crowd: h.crowd, Log: t.Logf}
 	t.Logf("the bug: %s", h.mutant.Bug)
 	for range h.trials {
 		cfg.Seed = seed()

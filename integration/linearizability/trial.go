@@ -26,6 +26,10 @@ type Config struct {
 	CheckFor time.Duration
 	// Out is where evidence of violations is left.
 	Out string
+	// Settings are lines to add to the data nodes' configuration.
+	Settings string
+	// Visible is Nemesis.Visible.
+	Visible time.Duration
 	// Crowd are the clients; nil: Crowd().
 	Crowd []workload.Habits
 	Log   func(format string, args ...any)
@@ -81,7 +85,7 @@ func (t *trial) start(ctx context.Context) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's OS user must come through
 		return err
 	}
-	if t.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: t.Binaries, JSONLogs: true, Log: slog.New(slog.DiscardHandler)}); err != nil {
+	if t.c, err = cluster.New(ctx, dir, cluster.Options{Binaries: t.Binaries, Extra: map[string]string{cluster.A: t.Settings, cluster.B: t.Settings}, JSONLogs: true, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		os.RemoveAll(dir)
 		return err
 	}
@@ -106,7 +110,7 @@ func (t *trial) dial(node string) (*grpc.ClientConn, error) { return workload.Di
 
 // strike does the faults.
 func (t *trial) strike(ctx context.Context) error {
-	n := &nemesis.Nemesis{Cluster: t.c, Nodes: t.session.Lives(), Load: t.session.rec, Log: t.Log}
+	n := &nemesis.Nemesis{Cluster: t.c, Nodes: t.session.Lives(), Load: t.session.rec, Visible: t.Visible, Log: t.Log}
 	for _, f := range t.Faults {
 		t.session.Renew()
 		sleep(ctx, settle)

@@ -2,6 +2,7 @@
 package nemesis
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,9 @@ type Nemesis struct {
 	Cluster *cluster.Cluster
 	Nodes   Nodes
 	Load    Load
+	// Visible is time for PostgreSQL to recover from a crash, and for clients to see what it shows; 0: visibleFor. With waitingFor, it must be shorter than
+	// the time after which the primary goes on alone.
+	Visible time.Duration
 	// Log tells what is done.
 	Log func(format string, args ...any)
 }
@@ -52,8 +56,8 @@ const (
 	// behindFor is how long the standby's kineshim is frozen before the primary is killed. It is shorter than the silence after which the primary would go
 	// on alone.
 	behindFor = 150 * time.Millisecond
-	// waitingFor lets commits get as far as the wait for the standby. visibleFor is time for PostgreSQL to recover, and for clients to see what it shows. Together they
-	// are shorter than the second after which the primary would go on alone.
+	// waitingFor lets commits get as far as the wait for the standby. Together with visibleFor it is shorter than the second after which the primary would go on
+	// alone.
 	waitingFor = 80 * time.Millisecond
 	visibleFor = 700 * time.Millisecond
 	// goesOnFor is how long the new primary serves before the old one is healed.
@@ -127,7 +131,7 @@ var (
 		}
 		pause(ctx, waitingFor)
 		err = syscall.Kill(sender, syscall.SIGKILL)
-		pause(ctx, visibleFor)
+		pause(ctx, cmp.Or(n.Visible, visibleFor))
 		n.Nodes.End(primary)
 		err = errors.Join(err, n.Cluster.KillNode(primary), n.Cluster.ThawNode(other))
 		if err != nil {
