@@ -348,7 +348,7 @@ func (r *run) dump() error {
 const (
 	// goneBound is how long a key may stay that is to go, and goneApart by how much the two may disagree: etcd looks for leases
 	// that have expired every half second, and may begin to count a little later than their grant.
-	goneBound = 20 * time.Second
+	goneBound = 40 * time.Second
 	goneApart = 1500 * time.Millisecond
 	goneEvery = 20 * time.Millisecond
 )
