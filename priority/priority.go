@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,10 +52,17 @@ func current() (int, error) {
 	return 20 - p, nil
 }
 
-// raise calls set for every thread in dir. On Linux a priority is a thread's, and a thread inherits that of the one which starts it: when a
-// look finds nothing new, every thread was raised before that look began, or is the child of one that was.
+// quietLooks is how many looks in a row must find no new thread, quietFor apart. A thread has its priority from the one that starts it before it can be
+// seen: one that was being started when its parent was raised comes to light a little later, and would leave its own to all that it starts.
+const (
+	quietLooks = 4
+	quietFor   = 3 * time.Millisecond
+)
+
+// raise calls set for every thread in dir. On Linux a priority is a thread's, and a thread inherits that of the one which starts it: when looks
+// find nothing new for a while, every thread was raised, or is the child of one that was.
 func raise(dir string, set func(tid int) error) error {
-	raised := map[int]bool{}
+	raised, quiet := map[int]bool{}, 0
 	for range maxRounds {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -71,9 +79,13 @@ func raise(dir string, set func(tid int) error) error {
 				return fmt.Errorf("set the priority of thread %d: %w", tid, err)
 			}
 		}
-		if !found {
+		if quiet++; found {
+			quiet = 0
+		}
+		if quiet == quietLooks {
 			return nil
 		}
+		time.Sleep(quietFor)
 	}
 	return fmt.Errorf("threads begin faster than they can be raised: %d so far", len(raised))
 }

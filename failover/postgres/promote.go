@@ -19,6 +19,8 @@ import (
 )
 
 const (
+	// strayWithin bounds the wait for a walreceiver that was started on what Freeze had taken away already; it heeds a signal in milliseconds.
+	strayWithin = time.Second
 	// pollPromotion is how often Promote asks whether the promotion is through; it takes 10 ms and more, and each question 0.2 ms.
 	pollPromotion = 2 * time.Millisecond
 	// checkpointAfter keeps the checkpoint after a promotion out of the way of the first writes.
@@ -56,7 +58,7 @@ func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, c *child, epo
 	if err := mustBeStandby(ctx, conn); err != nil {
 		return 0, 0, err
 	}
-	if err := s.mustBeFrozen(ctx, conn); err != nil {
+	if err := s.mustBeFrozen(ctx, conn, c); err != nil {
 		return 0, 0, err
 	}
 	s.openAhead(c)
@@ -94,18 +96,16 @@ func (s *Server) promote(ctx context.Context, conn *pgconn.PgConn, c *child, epo
 }
 
 // mustBeFrozen returns ErrNotFrozen if the standby has an upstream or a walreceiver. It does not look at primary_conninfo: a
-// session learns of a reload later than Freeze returns.
-func (s *Server) mustBeFrozen(ctx context.Context, conn *pgconn.PgConn) error {
+// session learns of a reload later than Freeze returns. So does the process that starts walreceivers: one more may have been started since. It has no
+// password and receives nothing, but it can take long to find that out, of a peer that is silent; it is ended.
+func (s *Server) mustBeFrozen(ctx context.Context, conn *pgconn.PgConn, c *child) error {
 	if _, err := os.Stat(s.upstreamPassfile()); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(ErrNotFrozen, err)
 	}
-	var receives bool
-	const query = `SELECT to_json(EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'))`
-	if _, err := queryJSON(ctx, conn, query, &receives); err != nil {
-		return err
-	}
-	if receives {
-		return ErrNotFrozen
+	ctx, cancel := context.WithTimeout(ctx, strayWithin)
+	defer cancel()
+	if err := s.awaitNoWalReceiver(ctx, conn, c, 0); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotFrozen, err)
 	}
 	return nil
 }

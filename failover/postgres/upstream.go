@@ -135,7 +135,7 @@ func (s *Server) Freeze(ctx context.Context) (record.LSN, error) {
 		if err := s.reload(ctx, conn); err != nil {
 			return err
 		}
-		if err := s.awaitNoWalReceiver(ctx, conn, c); err != nil {
+		if err := s.awaitNoWalReceiver(ctx, conn, c, reloadWithin); err != nil {
 			return err
 		}
 		at, err = s.lastWAL(ctx, conn)
@@ -148,9 +148,9 @@ func (s *Server) Freeze(ctx context.Context) (record.LSN, error) {
 	return at, nil
 }
 
-// awaitNoWalReceiver waits until no walreceiver process exists, and signals one that does not heed the reload.
-func (s *Server) awaitNoWalReceiver(ctx context.Context, conn *pgconn.PgConn, c *child) error {
-	signalAt := time.Now().Add(reloadWithin)
+// awaitNoWalReceiver waits until no walreceiver process exists, and signals one that has not gone by itself after patience.
+func (s *Server) awaitNoWalReceiver(ctx context.Context, conn *pgconn.PgConn, c *child, patience time.Duration) error {
+	signalAt := time.Now().Add(patience)
 	var pid int
 	what := func() string { return fmt.Sprintf("walreceiver %d goes on", pid) }
 	return poll(ctx, pollFreeze, what, func() (bool, error) {
@@ -160,7 +160,7 @@ func (s *Server) awaitNoWalReceiver(ctx context.Context, conn *pgconn.PgConn, c 
 			return err == nil, err
 		}
 		if time.Now().After(signalAt) && parentOf(pid) == c.pid {
-			s.log.Warn("walreceiver does not heed the reload, ending it", "pid", pid)
+			s.log.Warn("ending a walreceiver", "pid", pid)
 			signalAt = time.Now().Add(reloadWithin)
 			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return false, fmt.Errorf("signal walreceiver %d: %w", pid, err)
