@@ -45,8 +45,8 @@ var (
 		Bug:  "the standby answers linearizable reads without asking the primary for its revision",
 		Replacements: []Replacement{{
 			File: "kineshim/copy.go",
-			Old:  "	if !c.serializable {\n		revision, err := e.asker.revision(ctx)",
-			New:  "	if c.serializable && !c.serializable {\n		revision, err := e.asker.revision(ctx)",
+			Old:  "	if !c.serializable {\n		at, err := e.asker.revision(ctx)",
+			New:  "	if c.serializable && !c.serializable {\n		at, err := e.asker.revision(ctx)",
 		}},
 	}
 	// FalseClaim leaves out that it is not known whether a request was done.
