@@ -43,8 +43,6 @@ type RaftStatus struct {
 	// Void says why this voter votes no more, for good; "": it does. Apart says of other voters, by name, why no word is exchanged with them.
 	Void  string
 	Apart map[string]string
-	// Certificates is how long the voters' certificates are good, by name, as far as they have been seen.
-	Certificates map[string]pki.Validity
 }
 
 // Store is the cluster record and the voter that keeps it.
@@ -57,6 +55,8 @@ type Store interface {
 	// HandOver forfeits this leader's lease and offers the leadership to the named voter.
 	HandOver(ctx context.Context, name string) error
 	Status() RaftStatus
+	// Certificates is how long the voters' certificates are good, by name, as far as they have been seen.
+	Certificates() map[string]pki.Validity
 	// Changes returns a channel that gets a value after each change of record or leadership, until stop is called.
 	Changes() (c <-chan struct{}, stop func())
 }

@@ -11,6 +11,7 @@ import (
 
 	"kineshim/failover/decide"
 	"kineshim/failover/postgres"
+	"kineshim/pki"
 	pb "kineshim/proto"
 	"kineshim/raftwitness/record"
 
@@ -82,6 +83,9 @@ func (s *fakeStore) Settle(ctx context.Context) error { return s.settle(ctx) }
 func (s *fakeStore) HandOver(ctx context.Context, name string) error {
 	return s.handOver(ctx, name)
 }
+
+// Certificates: none were seen.
+func (s *fakeStore) Certificates() map[string]pki.Validity { return nil }
 
 func (s *fakeStore) Status() RaftStatus {
 	s.mu.Lock()

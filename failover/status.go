@@ -52,9 +52,9 @@ func (a *Agent) status() *pb.StatusResponse {
 	for _, n := range r.Nodes[:2] {
 		n.InSync = slices.Contains(rec.InSync, n.Name)
 	}
-	now := time.Now()
+	now, certificates := time.Now(), a.store.Certificates()
 	for _, n := range r.Nodes {
-		n.Health = withCertificate(n.Health, rs.Certificates[n.Name], now)
+		n.Health = withCertificate(n.Health, certificates[n.Name], now)
 	}
 	a.setLag(r)
 	return r
@@ -147,12 +147,8 @@ func (a *Agent) nodeStatus(in *decide.Input, s *pb.NodeState, self bool) *pb.Nod
 			n.Health += ": " + s.RoleReason
 		}
 	}
-	switch {
-	case s.DiskTrouble == "" || !n.Reachable:
-	case n.Health == "ok":
-		n.Health = s.DiskTrouble
-	default:
-		n.Health += "; " + s.DiskTrouble
+	if s.DiskTrouble != "" && n.Reachable {
+		n.Health = withTrouble(n.Health, s.DiskTrouble)
 	}
 	return n
 }
@@ -193,10 +189,15 @@ func withCertificate(health string, v pki.Validity, now time.Time) string {
 	if !v.NotAfter.After(now) {
 		text = fmt.Sprintf("its certificate ended on %s: see its log", v.NotAfter.UTC().Format(time.DateTime))
 	}
+	return withTrouble(health, text)
+}
+
+// withTrouble adds to a member's health what else is wrong.
+func withTrouble(health, trouble string) string {
 	if health == "ok" {
-		return text
+		return trouble
 	}
-	return health + "; " + text
+	return health + "; " + trouble
 }
 
 // busyText says what is under way. a.mu is held.

@@ -5,10 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -67,15 +65,6 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.S
 	}
 	return x509.ParseCertificate(der)
 }
-
-// Fingerprint names a certificate, as in a join token: the SHA-256 of all of it, in hex.
-func Fingerprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return hex.EncodeToString(sum[:])
-}
-
-// Certificate is the authority's own, by which others know it.
-func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
 // Issue makes a member's certificate for its public key, which begins now and ends after lifetime, but not after the authority itself.
 func (a *Authority) Issue(id ID, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {

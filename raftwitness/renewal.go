@@ -117,9 +117,10 @@ func (n *Node) Certificates() map[string]pki.Validity {
 	if n.cfg.Credentials == nil {
 		return out
 	}
+	peers := n.peers()
 	n.group.mu.Lock()
 	defer n.group.mu.Unlock()
-	for _, p := range n.peers() {
+	for _, p := range peers {
 		if v, ok := n.group.shown[p.ServerID]; ok {
 			out[p.Name] = v
 		}

@@ -45,14 +45,13 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	ids := raftwitness.Found(cfg.Name, cfg.Timing.HeartbeatTimeout, voters)
+	authority, err := pki.NewAuthority(ids[0].ClusterID, time.Now())
+	if err != nil {
+		return err
+	}
 	var own raftwitness.Enrolment
-	var authority *pki.Authority
-	for _, id := range raftwitness.Found(cfg.Name, cfg.Timing.HeartbeatTimeout, voters) {
-		if authority == nil {
-			if authority, err = pki.NewAuthority(id.ClusterID, time.Now()); err != nil {
-				return err
-			}
-		}
+	for _, id := range ids {
 		e, err := id.Enrolment(authority, cfg.CertificateLifetime)
 		if err != nil {
 			return err
@@ -162,11 +161,7 @@ func (n *node) enrolment(r *record.Record, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	authority, err := pki.LoadAuthority(raftwitness.CertificatesDir(n.cfg.DataDir))
-	if err != nil {
-		return nil, err
-	}
-	e, err := id.Enrolment(authority, n.cfg.CertificateLifetime)
+	e, err := id.Enrolment(n.security.authority, n.security.lifetime)
 	if err != nil {
 		return nil, err
 	}

@@ -51,10 +51,13 @@ func loadSecurity(cfg config.Node, id raftwitness.Identity, log *slog.Logger) (*
 		log.Info("making this node's certificate anew", "server", id.ServerID)
 		s.credentials, err = s.certify(cfg.DataDir, id)
 	}
-	if err == nil {
-		err = s.renewOwn(time.Now(), log) // it may have been switched off for a year
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	if err := s.renewOwn(time.Now(), log); err != nil { // it may have been switched off for a year; if its disk is full, it has to vote all the same
+		log.Warn("this node's certificate could not be renewed at the start", "error", err, "ends", s.credentials.Validity().NotAfter)
+	}
+	return s, nil
 }
 
 // certify makes this node's certificate anew.
@@ -168,11 +171,11 @@ func (s *security) renewOwn(now time.Time, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cert, err := s.authority.Answer(request, s.credentials.ID(), s.lifetime, now)
+	cert, err := s.certifyMember(s.credentials.ID(), request)
 	if err != nil {
 		return err
 	}
-	if err := s.credentials.Renew(cert.Raw); err != nil {
+	if err := s.credentials.Renew(cert); err != nil {
 		return err
 	}
 	log.Info("this node's certificate was renewed", "ends", s.credentials.Validity().NotAfter)

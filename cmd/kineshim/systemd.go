@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"time"
-
-	"kineshim/failover"
-	pb "kineshim/proto"
 )
 
 const (
@@ -22,9 +19,8 @@ func (n *node) tellSystemd(ctx context.Context) error {
 	t := time.NewTicker(tellEvery)
 	defer t.Stop()
 	for {
-		st, err := failover.ControlServer{Agent: n.agent}.Status(ctx, &pb.StatusRequest{})
-		if err == nil {
-			n.systemd.Status(st.Headline())
+		if v := n.agent.Vitals(); v != nil {
+			n.systemd.Status(v.Status.Headline())
 		}
 		select {
 		case <-t.C:

@@ -39,7 +39,7 @@ func (s store) Status() failover.RaftStatus {
 	return failover.RaftStatus{
 		Leader: r.Leader, Barrier: r.Barrier, Forfeited: r.Forfeited, LeaderName: r.LeaderName,
 		Term: r.Term, CommitIndex: r.CommitIndex, LeaseLeft: r.LeaseLeft, Heard: r.Heard,
-		Void: r.Void, Apart: r.Apart, Certificates: s.Node.Certificates(),
+		Void: r.Void, Apart: r.Apart,
 	}
 }
 
