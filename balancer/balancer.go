@@ -10,6 +10,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"kineshim/quiet"
 )
 
 // Config is what a Balancer needs.
@@ -37,8 +39,6 @@ const (
 	halfClosedFor = time.Minute
 	// keepAlive finds a machine that died without a word, within three of them.
 	keepAlive = 10 * time.Second
-	// complainEvery bounds how often a refusal of connections is logged.
-	complainEvery = 10 * time.Second
 	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
 	acceptAgain = 50 * time.Millisecond
 )
@@ -50,9 +50,9 @@ type Balancer struct {
 	servers []*server
 	slots   chan struct{}
 
-	mu         sync.Mutex // guards the fields below
-	complained time.Time
-	next       int // which of equally good servers is tried first
+	mu   sync.Mutex // guards the fields below
+	said *quiet.Repeats
+	next int // which of equally good servers is tried first
 }
 
 // New checks the configuration and starts nothing.
@@ -60,7 +60,7 @@ func New(cfg Config) (*Balancer, error) {
 	if len(cfg.Servers) == 0 || cfg.MaxConnections < 1 || cfg.Log == nil {
 		return nil, errors.New("balancer: servers, a bound of connections and a log are required")
 	}
-	b := &Balancer{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections)}
+	b := &Balancer{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), said: quiet.New(quiet.Often)}
 	for _, addr := range cfg.Servers {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return nil, fmt.Errorf("balancer: %w", err)
@@ -126,16 +126,13 @@ func (b *Balancer) accept(ctx context.Context, ln net.Listener, all *sync.WaitGr
 	}
 }
 
-// complain logs a warning, now and then.
+// complain logs a warning, now and then: clients can bring it about at will.
 func (b *Balancer) complain(msg string, args ...any) {
 	b.mu.Lock()
-	due := time.Since(b.complained) >= complainEvery
-	if due {
-		b.complained = time.Now()
-	}
+	line := b.said.Happened(time.Now(), msg, "")
 	b.mu.Unlock()
-	if due {
-		b.log.Warn(msg, args...)
+	if line.Say {
+		b.log.Warn(msg, append(args, "unsaid", line.Unsaid)...)
 	}
 }
 

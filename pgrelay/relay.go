@@ -14,6 +14,9 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"kineshim/quiet"
+	"kineshim/turnstile"
 )
 
 // Gate says whether this node is the primary. It is called from many goroutines.
@@ -61,8 +64,6 @@ const (
 	sayWithin = time.Second
 	// keepAlive finds a client that died without a word, within three of them.
 	keepAlive = 10 * time.Second
-	// complainEvery bounds how often a refusal of connections is logged.
-	complainEvery = 10 * time.Second
 	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
 	acceptAgain = 50 * time.Millisecond
 )
@@ -73,9 +74,9 @@ type Relay struct {
 	log   *slog.Logger
 	slots chan struct{}
 
-	mu         sync.Mutex // guards the fields below
-	links      map[*link]struct{}
-	complained time.Time
+	mu    sync.Mutex // guards the fields below
+	links map[*link]struct{}
+	said  *quiet.Repeats
 }
 
 // New checks the configuration and starts nothing.
@@ -83,7 +84,7 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Gate == nil || cfg.Log == nil || cfg.Socket == "" || cfg.MaxConnections < 1 {
 		return nil, errors.New("pgrelay: a gate, a socket, a bound of connections and a log are required")
 	}
-	return &Relay{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), links: map[*link]struct{}{}}, nil
+	return &Relay{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
 }
 
 // Run serves the listeners until ctx ends; then it closes them and all connections, and returns nil when all is over.
@@ -168,16 +169,23 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 	}
 }
 
-// complain logs a warning, now and then.
+// complain logs a warning, now and then: clients can bring it about at will.
 func (r *Relay) complain(msg string, args ...any) {
 	r.mu.Lock()
-	due := time.Since(r.complained) >= complainEvery
-	if due {
-		r.complained = time.Now()
-	}
+	line := r.said.Happened(time.Now(), msg, "")
 	r.mu.Unlock()
-	if due {
-		r.log.Warn(msg, args...)
+	if line.Say {
+		r.log.Warn(msg, append(args, "unsaid", line.Unsaid)...)
+	}
+}
+
+// refused says which client was not let in, and why: its first time, and then now and then.
+func (r *Relay) refused(client net.Addr, why error) {
+	r.mu.Lock()
+	line := r.said.Happened(time.Now(), turnstile.Source(client), why.Error())
+	r.mu.Unlock()
+	if line.Say {
+		r.log.Info("an application is refused", "client", client, "why", why, "unsaid", line.Unsaid)
 	}
 }
 
