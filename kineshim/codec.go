@@ -1,6 +1,7 @@
 package kineshim
 
 import (
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -23,11 +24,19 @@ func (c frameCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(v)
 }
 
-// Unmarshal copies the bytes into a frame, or decodes the message: gRPC reuses data's buffers.
+// Unmarshal copies the bytes into a frame, or decodes the message: gRPC reuses data's buffers. A transaction is looked at before.
 func (c frameCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if f, ok := v.(*frame); ok {
 		f.wire = data.Materialize()
 		return nil
 	}
-	return c.CodecV2.Unmarshal(data, v)
+	if _, ok := v.(*etcdserverpb.TxnRequest); !ok {
+		return c.CodecV2.Unmarshal(data, v)
+	}
+	whole := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer whole.Free()
+	if err := checkTxnShape(whole.ReadOnlyData()); err != nil {
+		return err
+	}
+	return c.CodecV2.Unmarshal(mem.BufferSlice{whole}, v)
 }
