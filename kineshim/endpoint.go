@@ -57,8 +57,9 @@ type Endpoint struct {
 	// changing is held while the session changes.
 	changing sync.Mutex
 
-	room  room
-	asker asker
+	room    room
+	asker   asker
+	streams streams
 	// lastRoute is that of the last forwarded call.
 	lastRoute       atomic.Pointer[routeLife]
 	unknownOutcomes atomic.Uint64

@@ -146,6 +146,9 @@ func NewListener(ln net.Listener, log *slog.Logger) *Listener {
 // Addr is the address listened on.
 func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
 
+// Greeting is how many connections have not said yet who they are, and how many were closed at once because there were too many of them.
+func (l *Listener) Greeting() (open int, refused uint64) { return l.greeting.Count() }
+
 // Close closes the port and waits for its goroutines. Groups must be closed by their owners.
 func (l *Listener) Close() error {
 	err := l.ln.Close()
