@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Fuzzes each target of this module for a while, one after the other: fuzz.sh TIME [PACKAGE...], such as 30s. Without packages, those with targets are
-# found. What fails is kept by go test in the package's testdata/fuzz, and tried again by each plain go test from then on.
+# found. What fails is kept in the package's testdata/fuzz, and tried again by each plain go test from then on.
 #
-# FUZZ_SMALL=n leaves out packages that link more than n others: each has to be compiled with instrumentation, which takes minutes for the largest ones.
+# FUZZ_PLAIN=1 tries random changes of the seeds, and does not look at what code they reach: for that, a package and all that it links have to be compiled
+# anew, which takes minutes the first time. FUZZ_PARALLEL=n is how many processes try at a time; all processors by default.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,26 +14,27 @@ if (($# == 0)); then
 	set -- "${dirs[@]/#/./}"
 fi
 
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/kineshim-fuzz.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+instrumented=(-fuzz .)
+[[ -n ${FUZZ_PLAIN:-} ]] && instrumented=()
+
 status=0
 for package in "$@"; do
-	if [[ -n ${FUZZ_SMALL:-} ]] && (($(go list -deps -test "$package" | wc -l) > FUZZ_SMALL)); then
-		echo "left out, too large to be compiled for this: $package"
-		continue
-	fi
-	# Compiled once for all its targets.
-	binary=$(mktemp "${TMPDIR:-/tmp}/kineshim-fuzz.XXXXXX")
-	trap 'rm -f "$binary"' EXIT
-	go test -c -o "$binary" -fuzz . "$package"
+	binary=$scratch/test # compiled once for all targets of the package
+	go test -c -o "$binary" "${instrumented[@]}" "$package"
 	cache=$(go env GOCACHE)/fuzz/$(go list "$package")
-	for target in $(cd "$package" && "$binary" -test.list '^Fuzz'); do
+	mapfile -t targets < <(cd "$package" && "$binary" -test.list '^Fuzz')
+	for target in "${targets[@]}"; do
 		echo "fuzz $package $target for $time"
-		# A second of minimising what is new is enough: the default is a minute, in which nothing else is tried.
+		# A second for making what is new smaller is enough: by default it is a minute, in which nothing else is tried.
 		(cd "$package" && "$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$time" -test.fuzzminimizetime 1s \
-			-test.fuzzcachedir "$cache" -test.parallel "${FUZZ_PARALLEL:-$(nproc)}" | grep -vE '^(fuzz: elapsed|PASS)') || {
-			rc=("${PIPESTATUS[@]}")
-			((rc[0] == 0)) || status=1
+			-test.fuzzcachedir "$cache" -test.parallel "${FUZZ_PARALLEL:-$(nproc)}") >"$scratch/out" 2>&1 || {
+			status=1
+			grep -v '^fuzz: elapsed' "$scratch/out" || true
+			continue
 		}
+		grep '^fuzz: elapsed' "$scratch/out" | tail -n 1 || true
 	done
-	rm -f "$binary"
 done
 exit "$status"
