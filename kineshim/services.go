@@ -95,7 +95,6 @@ func (e *Endpoint) serverOptions(from origin) []grpc.ServerOption {
 		grpc.ConnectionTimeout(greetWithin),
 		grpc.MaxConcurrentStreams(from.concurrent()),
 		grpc.MaxHeaderListSize(from.headerBytes()),
-		grpc.SharedWriteBuffer(true), // an idle connection has none
 	}
 }
 
