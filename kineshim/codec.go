@@ -11,17 +11,31 @@ import (
 // client or server put into them is lost.
 type frame struct{ wire []byte }
 
-// frameCodec passes frames through and leaves everything else to gRPC's own codec. It is stateless.
-type frameCodec struct{ encoding.CodecV2 }
+// frameCodec passes frames through and leaves everything else to gRPC's own codec.
+type frameCodec struct {
+	encoding.CodecV2
+	// answers counts what is encoded, if that is large.
+	answers *answers
+}
 
-func newFrameCodec() frameCodec { return frameCodec{encoding.GetCodecV2(proto.Name)} }
+// newFrameCodec returns the codec of a client, which counts nothing.
+func newFrameCodec() frameCodec { return frameCodec{CodecV2: encoding.GetCodecV2(proto.Name)} }
+
+// counting is the codec of the servers.
+func (c frameCodec) counting() frameCodec {
+	return frameCodec{CodecV2: c.CodecV2, answers: &answers{most: maxAnswers}}
+}
 
 // Marshal returns a frame's bytes, or the encoded message.
 func (c frameCodec) Marshal(v any) (mem.BufferSlice, error) {
 	if f, ok := v.(*frame); ok {
-		return mem.BufferSlice{mem.SliceBuffer(f.wire)}, nil
+		return c.answers.hold(mem.BufferSlice{mem.SliceBuffer(f.wire)})
 	}
-	return c.CodecV2.Marshal(v)
+	b, err := c.CodecV2.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return c.answers.hold(b)
 }
 
 // Unmarshal copies the bytes into a frame, or decodes the message: gRPC reuses data's buffers. A transaction is looked at before.
