@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kineshim/quiet"
+	"kineshim/turnstile"
 )
 
 // Config is what a Balancer needs.
@@ -21,7 +22,7 @@ type Config struct {
 	// TLS is for the health checks only: connections are passed on as they are. Nil: the server's certificate is not verified, so that
 	// whoever answers at its address counts as it, as is so for the connections anyway.
 	TLS *tls.Config
-	// MaxConnections bounds the connections at once; more are closed at once.
+	// MaxConnections bounds the connections at once, of which one address gets three quarters; more are closed at once.
 	MaxConnections int
 	Log            *slog.Logger
 }
@@ -48,7 +49,7 @@ type Balancer struct {
 	cfg     Config
 	log     *slog.Logger
 	servers []*server
-	slots   chan struct{}
+	room    *turnstile.Turnstile
 
 	mu   sync.Mutex // guards the fields below
 	said *quiet.Repeats
@@ -60,7 +61,7 @@ func New(cfg Config) (*Balancer, error) {
 	if len(cfg.Servers) == 0 || cfg.MaxConnections < 1 || cfg.Log == nil {
 		return nil, errors.New("balancer: servers, a bound of connections and a log are required")
 	}
-	b := &Balancer{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), said: quiet.New(quiet.Often)}
+	b := &Balancer{cfg: cfg, log: cfg.Log, room: turnstile.New(cfg.MaxConnections, cfg.MaxConnections-cfg.MaxConnections/4), said: quiet.New(quiet.Often)}
 	for _, addr := range cfg.Servers {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return nil, fmt.Errorf("balancer: %w", err)
@@ -112,15 +113,14 @@ func (b *Balancer) accept(ctx context.Context, ln net.Listener, all *sync.WaitGr
 			b.complain("a connection could not be accepted", "error", err)
 			continue
 		}
-		select {
-		case b.slots <- struct{}{}:
-		default:
+		leave, err := b.room.Enter(conn.RemoteAddr())
+		if err != nil {
 			conn.Close()
-			b.complain("connections to the API servers are refused: there are too many", "bound", b.cfg.MaxConnections)
+			b.complain("connections to the API servers are refused: there are too many", "client", conn.RemoteAddr(), "why", err)
 			continue
 		}
 		all.Go(func() {
-			defer func() { <-b.slots }()
+			defer leave()
 			b.serve(ctx, conn)
 		})
 	}

@@ -64,15 +64,21 @@ const (
 	sayWithin = time.Second
 	// keepAlive finds a client that died without a word, within three of them.
 	keepAlive = 10 * time.Second
+	// leftToOthers is how many connections no single address gets, or a quarter of all if that is less: one that connects and says nothing leaves that many
+	// to the others.
+	leftToOthers = 10
+	// maxStrangers bounds the connections from addresses that are not let in.
+	maxStrangers = 10
 	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
 	acceptAgain = 50 * time.Millisecond
 )
 
 // Relay serves listeners. Make it with New, then call Run once.
 type Relay struct {
-	cfg   Config
-	log   *slog.Logger
-	slots chan struct{}
+	cfg Config
+	log *slog.Logger
+	// room is for clients, strangers for those that come from elsewhere than they may: they are told so, and take no room from clients.
+	room, strangers *turnstile.Turnstile
 
 	mu    sync.Mutex // guards the fields below
 	links map[*link]struct{}
@@ -84,7 +90,8 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Gate == nil || cfg.Log == nil || cfg.Socket == "" || cfg.MaxConnections < 1 {
 		return nil, errors.New("pgrelay: a gate, a socket, a bound of connections and a log are required")
 	}
-	return &Relay{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
+	room := turnstile.New(cfg.MaxConnections, cfg.MaxConnections-min(leftToOthers, cfg.MaxConnections/4))
+	return &Relay{cfg: cfg, log: cfg.Log, room: room, strangers: turnstile.New(maxStrangers, maxStrangers), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
 }
 
 // Run serves the listeners until ctx ends; then it closes them and all connections, and returns nil when all is over.
@@ -148,15 +155,18 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 			r.complain("a connection could not be accepted", "error", err)
 			continue
 		}
-		select {
-		case r.slots <- struct{}{}:
-		default:
+		room := r.room
+		if !r.allowedFrom(conn.RemoteAddr()) {
+			room = r.strangers
+		}
+		leave, err := room.Enter(conn.RemoteAddr())
+		if err != nil {
 			conn.Close()
-			r.complain("applications' connections are refused: there are too many", "bound", r.cfg.MaxConnections)
+			r.complain("applications' connections are refused: there are too many", "client", conn.RemoteAddr(), "why", err)
 			continue
 		}
 		all.Go(func() {
-			defer func() { <-r.slots }()
+			defer leave()
 			l := &link{relay: r, client: conn}
 			r.mu.Lock()
 			r.links[l] = struct{}{}
