@@ -9,9 +9,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +28,8 @@ const (
 	crowdSize = 10_000
 	// scanFor is how long garbage is sent to every port.
 	scanFor = 8 * time.Second
+	// floodFor is how long passwords are asked to be hashed.
+	floodFor = 5 * time.Second
 	// crowdBytes is what an idle client may take of the node's memory, and watchBytes what a watch may, with the garbage that Go leaves until it collects it.
 	crowdBytes, watchBytes = 60 << 10, 20 << 10
 	// slackBytes is what a node's memory may grow by meanwhile, for other reasons.
@@ -209,6 +213,43 @@ func TestTenThousandWatchesOfOneClientDisturbNobody(t *testing.T) {
 	}
 	stop()
 	h.expect(t, r, crowdSize*watchBytes+slackBytes)
+}
+
+// Each password that is hashed keeps a processor busy for some 50 ms. Whoever asks for thousands does not keep others from theirs, nor heartbeats.
+func TestAFloodOfPasswordsDisturbsNobody(t *testing.T) {
+	r := armed(t)
+	h := r.hold(t)
+	c := etcdClient(t, nil, r.ClientURL(h.primary))
+	const user = "hardness"
+	defer func() { _, _ = c.UserDelete(context.WithoutCancel(t.Context()), user) }() // there is none if the test failed early
+	ctx, cancel := context.WithTimeout(t.Context(), floodFor)
+	defer cancel()
+	stop := r.writes(t)
+	var all sync.WaitGroup
+	var hashed, refused atomic.Int64
+	for range 100 + 20*runtime.NumCPU() { // more than may wait
+		all.Go(func() {
+			for ctx.Err() == nil {
+				_, err := c.UserAdd(ctx, user, "password")
+				switch {
+				case err == nil || strings.Contains(err.Error(), "already exists"):
+					hashed.Add(1)
+				case strings.Contains(err.Error(), "too many passwords"):
+					refused.Add(1)
+				case ctx.Err() == nil:
+					t.Errorf("%v", err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	stop()
+	h.expect(t, r, slackBytes)
+	t.Logf("%d passwords were hashed, %d were refused", hashed.Load(), refused.Load())
+	if hashed.Load() == 0 || refused.Load() == 0 {
+		t.Error("there was no flood, or no end of it")
+	}
 }
 
 // Somebody at another address scans all ports, sends garbage and halves of handshakes, and leaves connections open that say nothing.

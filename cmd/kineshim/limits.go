@@ -107,10 +107,14 @@ func listenForPeer(addr string) (net.Listener, error) {
 func (l *limits) wrap(t *turnstile.Turnstile, ln net.Listener, about string) net.Listener {
 	return t.Wrap(ln, func(from net.Addr, why error) {
 		l.mu.Lock()
-		line := l.said.Happened(time.Now(), about+" "+turnstile.Source(from), why.Error())
+		source := turnstile.Source(from)
+		line := l.said.Happened(time.Now(), about+" "+source, why.Error())
 		l.mu.Unlock()
+		if line.Source == quiet.Others {
+			source = quiet.Others
+		}
 		if line.Say {
-			l.log.Warn("connections are refused", "listener", about, "from", line.Source, "why", why, "unsaid", line.Unsaid)
+			l.log.Warn("connections are refused", "listener", about, "from", source, "why", why, "unsaid", line.Unsaid)
 		}
 	})
 }

@@ -77,7 +77,7 @@ func TestARefusedClientIsClosedAndSaidOnce(t *testing.T) {
 	if got := l.sample()["client"]; got.Open != 3 || got.Refused != 5 {
 		t.Errorf("%+v", got)
 	}
-	if n := strings.Count(log.String(), "connections are refused"); n != 1 || !strings.Contains(log.String(), "127.0.0.1") {
+	if n := strings.Count(log.String(), "connections are refused"); n != 1 || !strings.Contains(log.String(), " from=127.0.0.1 ") {
 		t.Errorf("said %d times: %s", n, &log)
 	}
 }
