@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -49,6 +50,9 @@ func NewAuthority(cluster string, now time.Time) (*Authority, error) {
 	}
 	return &Authority{cert, key}, nil
 }
+
+// Fingerprint is by what somebody who has nothing of the cluster yet knows its authority: the SHA-256 of its certificate, DER.
+func (a *Authority) Fingerprint() [sha256.Size]byte { return sha256.Sum256(a.cert.Raw) }
 
 func serial() *big.Int {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits))

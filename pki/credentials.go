@@ -169,6 +169,18 @@ func (c *Credentials) Server(accept func(ID) error, protocols ...string) *tls.Co
 	return t
 }
 
+// Reception is the configuration of a server for those who have no certificate yet. They know it by the authority's, which is shown with its own.
+func (c *Credentials) Reception(protocols ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, NextProtos: protocols,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			cert := c.certificate()
+			cert.Certificate = append(cert.Certificate, c.ca.Raw)
+			return cert, nil
+		},
+	}
+}
+
 // Client is the configuration of a client, whose server must show a certificate that accept takes. The server is told which cluster is meant.
 func (c *Credentials) Client(accept func(ID) error, protocols ...string) *tls.Config {
 	t := c.config(x509.ExtKeyUsageServerAuth, accept)

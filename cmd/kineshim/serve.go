@@ -17,6 +17,7 @@ import (
 	"kineshim/failover/decide"
 	"kineshim/failover/postgres"
 	"kineshim/failover/vip"
+	"kineshim/joining"
 	"kineshim/kineshim"
 	"kineshim/kineshim/native"
 	"kineshim/monitor/nodemetrics"
@@ -39,12 +40,13 @@ const (
 )
 
 // serve runs the node until ctx ends, then hands over and stops. A node that goes on alone begins anew on the way.
-func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
+// path is the configuration's.
+func serve(ctx context.Context, path string, cfg config.Node, log *slog.Logger) error {
 	ambient.Clear(log)
 	systemd := sdnotify.New(log)
 	defer systemd.Close()
 	for {
-		err := serveOnce(ctx, cfg, systemd, log)
+		err := serveOnce(ctx, path, cfg, systemd, log)
 		if !errors.Is(err, errAgain) || ctx.Err() != nil {
 			return err
 		}
@@ -53,12 +55,23 @@ func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 }
 
 // serveOnce runs the node with the identity that is on disk when it starts.
-func serveOnce(ctx context.Context, cfg config.Node, systemd *sdnotify.Notifier, log *slog.Logger) error {
+func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnotify.Notifier, log *slog.Logger) error {
 	id, err := raftwitness.LoadIdentity(cfg.DataDir)
 	if errors.Is(err, raftwitness.ErrNotEnrolled) {
-		return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
+		switch gathered := gather(ctx, path, cfg, systemd, log); {
+		case errors.Is(gathered, joining.ErrNoFounding):
+			return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
+		case ctx.Err() != nil:
+			return nil
+		case gathered != nil:
+			return gathered
+		}
+		id, err = raftwitness.LoadIdentity(cfg.DataDir)
 	}
 	if err != nil {
+		return err
+	}
+	if err := cfg.Enrolled(addresses(id.Peers)); err != nil {
 		return err
 	}
 	if err := matches(cfg, id); err != nil {
@@ -87,7 +100,7 @@ func serveOnce(ctx context.Context, cfg config.Node, systemd *sdnotify.Notifier,
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -111,8 +124,10 @@ func matches(cfg config.Node, id raftwitness.Identity) error {
 // node is a running data node.
 type node struct {
 	cfg config.Node
-	id  raftwitness.Identity
-	log *slog.Logger
+	// cfgPath is the file that cfg was read from.
+	cfgPath string
+	id      raftwitness.Identity
+	log     *slog.Logger
 	// systemd is told how the node is.
 	systemd *sdnotify.Notifier
 	pg      *postgres.Server
@@ -166,6 +181,9 @@ func (n *node) run(ctx context.Context) (err error) {
 	}
 	stopRaft := n.background(n.raft.Run)
 	defer func() { err = errors.Join(err, stopRaft()) }()
+	if err := n.receiveAgain(ctx, listener); err != nil { // the node can do without
+		n.log.Warn("members that were interrupted while they joined are not answered", "error", err)
+	}
 
 	peer, err := grpc.NewClient(n.cfg.Members[n.cfg.Other()].Peer, grpc.WithTransportCredentials(n.security.client(n.isDataNode)),
 		grpc.WithConnectParams(grpc.ConnectParams{
