@@ -36,6 +36,8 @@ type Node struct {
 	MaxWait time.Duration `yaml:"max_wait,omitempty"`
 	// ControlSocket is where shimctl reaches the node; "" is control.sock in DataDir.
 	ControlSocket string `yaml:"control_socket"`
+	// ControlListen is where operators with a certificate reach the node from other machines, host:port; "": nowhere.
+	ControlListen string `yaml:"control_listen,omitempty"`
 	// HTTPListen is where load balancers and Prometheus ask how the node is; "": nowhere.
 	HTTPListen string `yaml:"http_listen,omitempty"`
 	// Members says how the three voters reach one another, by name. Those that are left out are where their enrolment says; see Enrolled.
@@ -306,6 +308,9 @@ func (n *Node) Validate() error {
 	}
 	m.members(n)
 	m.httpListen(n.HTTPListen)
+	if n.ControlListen != "" {
+		m.hostPort("control_listen", n.ControlListen)
+	}
 	m.vips(n)
 	m.apiServer(n.APIServer)
 	m.applications(n)

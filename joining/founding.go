@@ -139,8 +139,8 @@ func (f *Founding) Admit(q Request, key []byte, from string, now time.Time) (gue
 	inv := &f.Invitations[i]
 	if g := inv.Guest; g != nil {
 		if !bytes.Equal(g.Key, key) {
-			return guest, false, fmt.Errorf("this token was used already, by %s (%s, seen at %s) on %s: each machine needs one of its own. If that machine is not to be the %s: on %s: kineshim token",
-				g.Name, g.Host, g.From, g.At.UTC().Format(time.DateTime), Words(inv.Role), f.Founder.Name)
+			return guest, false, fmt.Errorf("this token was used already, by %s (%s, seen at %s) on %s: each machine needs one of its own. If that machine is not to be the %s: on %s: kineshim token --for %s",
+				g.Name, g.Host, g.From, g.At.UTC().Format(time.DateTime), Words(inv.Role), f.Founder.Name, inv.Role)
 		}
 		return *g, false, nil
 	}

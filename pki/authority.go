@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net/url"
 	"time"
 )
 
@@ -73,10 +72,12 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.S
 // Issue makes a member's certificate for its public key, which begins now and ends after lifetime, but not after the authority itself.
 func (a *Authority) Issue(id ID, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	return a.issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: id.Server}, URIs: []*url.URL{id.uri()},
+		Subject: subject(id), URIs: id.uris(),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, pub, lifetime, now)
 }
+
+func subject(id ID) pkix.Name { return pkix.Name{CommonName: id.Server} }
 
 func (a *Authority) issue(template *x509.Certificate, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	template.SerialNumber, template.KeyUsage, template.BasicConstraintsValid = serial(), x509.KeyUsageDigitalSignature, true

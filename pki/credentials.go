@@ -45,10 +45,18 @@ func Load(dir string, id ID) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate %s: %w", path, err)
 	}
+	c, err := newCredentials(dir, id, ca, own)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+func newCredentials(dir string, id ID, ca *x509.Certificate, own pair) (*Credentials, error) {
 	c := &Credentials{dir: dir, id: id, ca: ca, roots: x509.NewCertPool()}
 	c.roots.AddCert(ca)
 	if err := c.fits(own.cert); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrOther, err)
+		return nil, fmt.Errorf("%w: %w", ErrOther, err)
 	}
 	c.own.Store(&own)
 	return c, nil

@@ -21,7 +21,12 @@ const raftProtocol = "kineshim-raft/1"
 const recordTypeHandshake = 0x16
 
 // anybody takes each member of the cluster: which of them may speak as whom is decided when it has said who it is.
-func anybody(pki.ID) error { return nil }
+func anybody(id pki.ID) error {
+	if !id.Role.Member() {
+		return fmt.Errorf("the certificate is that of %s, who is %s and no voter", id.Server, id.Role)
+	}
+	return nil
+}
 
 // secure makes TLS of a connection that begins with it. The caller names the cluster it means, whose certificates are then used; without TLS it has to
 // mean one that has none. A connection that is nil was received by a reception.

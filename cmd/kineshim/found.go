@@ -157,8 +157,8 @@ func (o options) newTokens(stdout io.Writer) error {
 	var tokens []joining.Token
 	_, err = joining.Book{Dir: cfg.DataDir}.Change(func(f *joining.Founding) (bool, error) {
 		missing := f.Missing()
-		if o.again != "" {
-			missing = []record.Role{record.Role(o.again)}
+		if o.forRole != "" {
+			missing = []record.Role{record.Role(o.forRole)}
 		}
 		if len(missing) == 0 {
 			return false, fmt.Errorf("all three members of cluster %s have joined:\n%s\nTo have another machine in the place of one: shimctl node replace, shimctl witness replace", f.Cluster, progress(f))

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -10,12 +11,14 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"kineshim/config"
 	"kineshim/joining"
 	"kineshim/raftwitness"
+	"kineshim/raftwitness/record"
 	"kineshim/version"
 )
 
@@ -26,6 +29,7 @@ Found a cluster, as root, on the first of the two servers:
   kineshim init                        at the address of the default route; prints the commands for the other two machines
   kineshim init --advertise 192.168.1.10 --vip 192.168.1.50/24
   kineshim token                       print new ones, if those have ended before everybody has joined
+  kineshim token --for data            and forget the machine that has used one; or --for witness
 
 Join it, on the second server, with the command that was printed:
 
@@ -50,6 +54,8 @@ Run it:
 
   kineshim --config FILE               run; SIGTERM hands the primary role over, then stops
   kineshim --config FILE --check       say all that is wrong with the configuration
+  kineshim operator NAME --may look    make NAME.json, with which shimctl --credentials looks at the cluster from another machine;
+                                       --may act: and switches over, pauses, promotes by force. --valid-for 2160h, --out FILE
   kineshim clean-up --config FILE      end the PostgreSQL and take away the virtual addresses that a killed kineshim
                                        has left; refused while one runs
   kineshim --version
@@ -82,9 +88,11 @@ type options struct {
 	maxWait                             time.Duration
 	check, version                      bool
 	// For init, join and token.
-	advertise, name, vip, dataDir, again string
-	validFor                             time.Duration
-	dryRun                               bool
+	advertise, name, vip, dataDir, forRole string
+	validFor                               time.Duration
+	dryRun                                 bool
+	// For operator.
+	operator, may, out string
 }
 
 // run returns the exit code: 0 fine, 1 failed, 2 called wrongly.
@@ -107,6 +115,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = o.newTokens(stdout)
 	case o.verb == "join":
 		err = o.joinCommand(ctx, stdin, stdout)
+	case o.verb == "operator":
+		err = o.makeOperator(stdout)
 	default:
 		err = o.configured(ctx, stdout, stderr)
 	}
@@ -172,7 +182,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.name, "name", "", "")
 	fs.StringVar(&o.vip, "vip", "", "")
 	fs.StringVar(&o.dataDir, "data-dir", config.DefaultNodeDir, "")
-	fs.DurationVar(&o.validFor, "valid-for", defaultValidFor, "")
+	fs.DurationVar(&o.validFor, "valid-for", 0, "")
+	fs.StringVar(&o.forRole, "for", "", "")
+	fs.StringVar(&o.may, "may", "", "")
+	fs.StringVar(&o.out, "out", "", "")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "")
 	fs.StringVar(&o.enrolments, "enrolments", "", "")
 	fs.StringVar(&o.clientListen, "client-listen", "", "")
@@ -187,8 +200,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.DurationVar(&o.maxWait, "max-wait", 0, "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.version, "version", false, "")
-	if len(args) > 0 && slices.Contains([]string{"init", "join", "token", "clean-up"}, args[0]) {
+	if len(args) > 0 && slices.Contains([]string{"init", "join", "token", "operator", "clean-up"}, args[0]) {
 		o.verb, args = args[0], args[1:]
+	}
+	if o.verb == "operator" && len(args) > 0 && !strings.HasPrefix(args[0], "-") { // the name may stand before the flags
+		o.operator, args = args[0], args[1:]
 	}
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -196,16 +212,26 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		}
 		return o, err
 	}
-	if o.config == "" && slices.Contains([]string{"init", "join", "token"}, o.verb) {
+	if o.config == "" && slices.Contains([]string{"init", "join", "token", "operator"}, o.verb) {
 		o.config = config.DefaultNodeFile
 	}
+	most := time.Duration(maxValidFor)
+	if o.verb == "operator" {
+		most = maxOperatorsFor
+		o.validFor = cmp.Or(o.validFor, operatorsFor)
+	}
+	o.validFor = cmp.Or(o.validFor, defaultValidFor)
 	switch {
 	case o.version:
 		return o, nil
 	case o.config == "":
 		return o, errors.New("--config is missing")
-	case o.validFor < time.Minute || o.validFor > maxValidFor:
-		return o, fmt.Errorf("--valid-for=%v is outside %v to %v", o.validFor, time.Minute, maxValidFor)
+	case o.validFor < time.Minute || o.validFor > most:
+		return o, fmt.Errorf("--valid-for=%v is outside %v to %v", o.validFor, time.Minute, most)
+	case o.forRole != "" && o.forRole != string(record.Data) && o.forRole != string(record.Witness):
+		return o, fmt.Errorf("--for=%s: data or witness", o.forRole)
+	case o.verb == "operator" && o.operator == "":
+		return o, errors.New("operator needs a name: kineshim operator NAME --may look")
 	case o.verb == "join" && joining.IsToken(fs.Arg(0)):
 		return o, errors.New("everybody on this machine can read a command line: give the token on the standard input: echo TOKEN | kineshim join")
 	case o.verb == "join" && fs.NArg() > 1, o.verb != "join" && fs.NArg() != 0:

@@ -329,17 +329,24 @@ func (n *node) listen() error {
 	}
 	control := grpc.NewServer(n.endpoint.ControlServerOptions()...)
 	n.endpoint.Register(control) // shimctl needs neither an address nor a certificate then
-	pb.RegisterControlServer(control, failover.ControlServer{
+	controls := failover.ControlServer{
 		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientAddresses()[0].HostPort),
 		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
-	})
+	}
+	pb.RegisterControlServer(control, controls)
+	afar := grpc.NewServer(append(n.operatorOptions(), grpc.Creds(n.security.server(isOperator)))...)
+	pb.RegisterControlServer(afar, controls)
 	for _, s := range []struct {
 		server               *grpc.Server
 		network, addr, about string
 	}{
 		{peer, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
 		{control, "unix", n.cfg.ControlSocket, "control_socket"},
+		{afar, "tcp", n.cfg.ControlListen, "control_listen"},
 	} {
+		if s.addr == "" {
+			continue
+		}
 		ln, err := listenOn(s.network, s.addr)
 		if err != nil {
 			n.stopServers()
