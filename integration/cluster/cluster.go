@@ -179,6 +179,9 @@ func (c *Cluster) HTTPURL(node string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d", c.plan.Ports[node].HTTP)
 }
 
+// Ports are those of a node.
+func (c *Cluster) Ports(node string) Ports { return c.plan.Ports[node] }
+
 // ClientPort is the port of ClientURL.
 func (c *Cluster) ClientPort(node string) int { return c.plan.Ports[node].Client }
 
