@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -203,13 +202,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if len(args) > 0 && slices.Contains([]string{"init", "join", "token", "operator", "clean-up"}, args[0]) {
 		o.verb, args = args[0], args[1:]
 	}
-	if o.verb == "operator" && len(args) > 0 && !strings.HasPrefix(args[0], "-") { // the name may stand before the flags
-		o.operator, args = args[0], args[1:]
+	argument, err := parseAround(fs, args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stderr, usage)
 	}
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprint(stderr, usage)
-		}
+	if err != nil {
 		return o, err
 	}
 	if o.config == "" && slices.Contains([]string{"init", "join", "token", "operator"}, o.verb) {
@@ -230,15 +227,30 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, fmt.Errorf("--valid-for=%v is outside %v to %v", o.validFor, time.Minute, most)
 	case o.forRole != "" && o.forRole != string(record.Data) && o.forRole != string(record.Witness):
 		return o, fmt.Errorf("--for=%s: data or witness", o.forRole)
-	case o.verb == "operator" && o.operator == "":
+	case o.verb == "operator" && argument == "":
 		return o, errors.New("operator needs a name: kineshim operator NAME --may look")
-	case o.verb == "join" && joining.IsToken(fs.Arg(0)):
+	case o.verb == "join" && joining.IsToken(argument):
 		return o, errors.New("everybody on this machine can read a command line: give the token on the standard input: echo TOKEN | kineshim join")
-	case o.verb == "join" && fs.NArg() > 1, o.verb != "join" && fs.NArg() != 0:
-		return o, fmt.Errorf("unknown argument %q", fs.Arg(fs.NArg()-1))
+	case fs.NArg() > 0:
+		return o, fmt.Errorf("unknown argument %q", fs.Arg(0))
+	case argument != "" && o.verb != "join" && o.verb != "operator":
+		return o, fmt.Errorf("unknown argument %q", argument)
 	}
-	o.enrolment = fs.Arg(0)
+	if o.verb == "operator" {
+		o.operator = argument
+	} else {
+		o.enrolment = argument
+	}
 	return o, nil
+}
+
+// parseAround parses flags before and after one argument, which may be missing.
+func parseAround(fs *flag.FlagSet, args []string) (argument string, err error) {
+	if err := fs.Parse(args); err != nil || fs.NArg() == 0 {
+		return "", err
+	}
+	argument = fs.Arg(0)
+	return argument, fs.Parse(fs.Args()[1:])
 }
 
 // override lets flags win over the file.

@@ -79,18 +79,23 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
+	if o.join && fs.NArg() > 0 { // flags may stand behind the file too
+		o.enrolment = fs.Arg(0)
+		if err := fs.Parse(fs.Args()[1:]); err != nil {
+			return o, err
+		}
+	}
 	if o.config == "" && o.join {
 		o.config = config.DefaultWitnessFile
 	}
 	switch {
 	case o.version:
-	case o.join && joining.IsToken(fs.Arg(0)):
+	case joining.IsToken(o.enrolment):
 		return o, errors.New("everybody on this machine can read a command line: give the token on the standard input: echo TOKEN | raftwitness join")
-	case o.config == "", o.join && fs.NArg() > 1, !o.join && fs.NArg() > 0:
+	case o.config == "", fs.NArg() > 0:
 		fs.Usage()
 		return o, errUsage
 	}
-	o.enrolment = fs.Arg(0)
 	return o, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ type newcomers struct {
 	t   *testing.T
 	s   *site.Site
 	bin string
+	// stop ends a host's daemon.
+	stop map[string]func()
 }
 
 func newNewcomers(t *testing.T) *newcomers {
@@ -49,7 +52,7 @@ func newNewcomers(t *testing.T) *newcomers {
 			t.Error(err)
 		}
 	})
-	return &newcomers{t, s, filepath.Dir(binaries.Kineshim)}
+	return &newcomers{t, s, filepath.Dir(binaries.Kineshim), map[string]func(){}}
 }
 
 // shell is a command as an operator types it, with the flags that say where this host's files are.
@@ -90,13 +93,20 @@ func (n *newcomers) begins(host, line string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-// runs starts a daemon, which is ended with the test.
-func (n *newcomers) runs(host, program string) {
+// daemons are what runs on each host.
+var daemons = map[string]string{"a": "kineshim", "b": "kineshim", "w": "raftwitness"}
+
+// runs starts the host's daemon, which is ended with the test, or before.
+func (n *newcomers) runs(host string) {
 	n.t.Helper()
-	cmd, out := n.begins(host, program+" --config "+n.config(host))
-	n.t.Cleanup(func() {
+	cmd, out := n.begins(host, daemons[host]+" --config "+n.config(host))
+	end := sync.OnceFunc(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 		_ = cmd.Wait()
+	})
+	n.stop[host] = end
+	n.t.Cleanup(func() {
+		end()
 		if n.t.Failed() {
 			n.t.Logf("%s:\n%s", host, out)
 		}
@@ -119,7 +129,7 @@ func TestMachinesAreEnrolledByThePrintedCommands(t *testing.T) {
 	if len(printed) != 2 {
 		t.Fatalf("init printed\n%s", out)
 	}
-	n.runs("a", "kineshim")
+	n.runs("a")
 
 	first, said := n.begins("b", printed["kineshim"])
 	n.sees("a", "b, the other data node, at "+n.s.Address("b"))
@@ -140,8 +150,8 @@ func TestMachinesAreEnrolledByThePrintedCommands(t *testing.T) {
 	if err := witness.Wait(); err != nil || !strings.Contains(witnessSaid.String(), "joined cluster") {
 		t.Fatalf("the witness's join: %v\n%s", err, witnessSaid)
 	}
-	n.runs("w", "raftwitness")
-	n.runs("b", "kineshim")
+	n.runs("w")
+	n.runs("b")
 	n.isArmed()
 	if out, err := n.s.Run("a", "", "ip", "address"); err != nil || !strings.Contains(out, "10.77.0.50") {
 		t.Errorf("the primary has not the virtual address: %v\n%s", err, out)
@@ -151,6 +161,57 @@ func TestMachinesAreEnrolledByThePrintedCommands(t *testing.T) {
 	}
 	if out, err := n.types("a", "kineshim init"); err == nil || !strings.Contains(out, "belongs to cluster") || !strings.Contains(out, "nothing was changed") {
 		t.Errorf("init, when all is done: %v\n%s", err, out)
+	}
+	n.movesHouse()
+}
+
+// movesHouse gives all three hosts other addresses, as docs/operations.md says.
+func (n *newcomers) movesHouse() {
+	n.t.Helper()
+	var members strings.Builder
+	members.WriteString("members:\n")
+	for i, host := range []string{"a", "b", "w"} {
+		n.stop[host]()
+		moved := fmt.Sprintf("10.78.0.%d", i+1)
+		for _, change := range [][]string{{"del", n.s.Address(host) + "/24"}, {"add", moved + "/24"}} {
+			if _, err := n.s.Run(host, "", "ip", "address", change[0], change[1], "dev", site.Interface); err != nil {
+				n.t.Fatal(err)
+			}
+		}
+		fmt.Fprintf(&members, "  %s: {raft: %s:2384", host, moved)
+		if host != "w" {
+			fmt.Fprintf(&members, ", peer: %s:2383, postgres: %s:5433", moved, moved)
+		}
+		members.WriteString("}\n")
+	}
+	for _, host := range []string{"a", "b"} {
+		text, err := os.ReadFile(n.config(host))
+		if err == nil {
+			err = os.WriteFile(n.config(host), []byte(strings.ReplaceAll(string(text), "10.77.0.50", "10.78.0.50")+members.String()), 0o600)
+		}
+		if err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	for host := range daemons {
+		n.runs(host)
+	}
+	n.isArmed()
+	out := filepath.Join(n.s.Dir(), "w.json")
+	if _, err := n.types("a", "shimctl witness replace --yes --out "+out); err != nil { // on the primary
+		if said, err := n.types("b", "shimctl witness replace --yes --out "+out); err != nil {
+			n.t.Fatalf("%v\n%s", err, said)
+		}
+	}
+	if said, err := n.types("w", "raftwitness join "+out); err != nil {
+		n.t.Fatalf("%v\n%s", err, said)
+	}
+	n.stop["w"]()
+	n.runs("w")
+	n.isArmed()
+	text, err := n.s.Run("w", "", "cat", out)
+	if err != nil || strings.Contains(text, "10.77.0") || !strings.Contains(text, "10.78.0.2:2384") {
+		n.t.Errorf("the witness knows %s, %v", text, err)
 	}
 }
 
