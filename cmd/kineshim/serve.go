@@ -155,9 +155,12 @@ type node struct {
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
 // ground is gone.
 func (n *node) run(ctx context.Context) (err error) {
-	priority.Raise(n.log)
 	ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
+	if priority.Raise(n.log) {
+		stopKeeping := n.background(func(ctx context.Context) error { priority.Keep(ctx, n.log); return nil })
+		defer func() { err = errors.Join(err, stopKeeping()) }()
+	}
 
 	raftLn, err := raftwitness.Listen(ctx, n.cfg.Self().Raft)
 	if err != nil {

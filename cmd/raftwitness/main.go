@@ -175,7 +175,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	}
 	systemd := sdnotify.New(log)
 	defer systemd.Close()
-	priority.Raise(log)
+	raised := priority.Raise(log)
 	ln, err := raftwitness.Listen(ctx, cfg.Listen)
 	if err != nil {
 		return err
@@ -213,6 +213,9 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	}
 	if len(broken) == len(ids) {
 		return errors.Join(broken...)
+	}
+	if raised {
+		wg.Go(func() { priority.Keep(ctx, log) })
 	}
 	if web != nil {
 		log.Info("answers Prometheus", "http", web.Addr().String())
