@@ -248,7 +248,7 @@ func poll(ctx context.Context, what string, done func() (bool, string)) error {
 		if ok {
 			return nil
 		}
-		if ctx.Err() == nil { // else it may only say that time is up
+		if until, ok := ctx.Deadline(); ctx.Err() == nil && (!ok || time.Until(until) > pollEvery) { // else it may only say that time is up
 			last = amiss
 		}
 		select {
