@@ -42,7 +42,7 @@ func (n *Node) setAPIServerDefaults() {
 		return
 	}
 	setInt(&a.MaxConnections, DefaultAPIConnections)
-	if len(a.Servers) > 0 {
+	if len(a.Servers) > 0 || len(n.Members) < voters {
 		return
 	}
 	for _, name := range sortedKeys(n.Members) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -35,10 +36,12 @@ type Node struct {
 	MaxWait time.Duration `yaml:"max_wait,omitempty"`
 	// ControlSocket is where shimctl reaches the node; "" is control.sock in DataDir.
 	ControlSocket string `yaml:"control_socket"`
+	// ControlListen is where operators with a certificate reach the node from other machines, host:port; "": nowhere.
+	ControlListen string `yaml:"control_listen,omitempty"`
 	// HTTPListen is where load balancers and Prometheus ask how the node is; "": nowhere.
 	HTTPListen string `yaml:"http_listen,omitempty"`
-	// Members says how the three voters reach one another, by name.
-	Members  map[string]Member `yaml:"members"`
+	// Members says how the three voters reach one another, by name. Those that are left out are where their enrolment says; see Enrolled.
+	Members  map[string]Member `yaml:"members,omitempty"`
 	Postgres Postgres          `yaml:"postgres"`
 	Timing   Timing            `yaml:"timing"`
 	// VIPs are held by the primary; VIPEtcd is served on them.
@@ -52,6 +55,9 @@ type Node struct {
 	Applications Applications `yaml:"applications,omitempty"`
 	Limits       Limits       `yaml:"limits,omitempty"`
 	Log          Log          `yaml:"log"`
+
+	// enrolled: Members are complete.
+	enrolled bool
 }
 
 // Member is how one voter is reached; host:port each. A witness has only Raft.
@@ -144,8 +150,17 @@ const (
 
 // LoadNode reads and validates a data node's file.
 func LoadNode(path string) (Node, error) {
+	b, err := read(path)
+	if err != nil {
+		return Node{}, err
+	}
+	return ParseNode(path, b)
+}
+
+// ParseNode validates the text of a data node's file; path is what it is called in errors.
+func ParseNode(path string, text []byte) (Node, error) {
 	n := Node{ClientListen: ClientListen{DefaultClientListen}, Engine: EngineNative}
-	if err := load(path, &n); err != nil {
+	if err := decode(path, text, &n); err != nil {
 		return n, err
 	}
 	n.setDefaults()
@@ -157,8 +172,17 @@ func LoadNode(path string) (Node, error) {
 
 // LoadWitness reads and validates a witness's file.
 func LoadWitness(path string) (Witness, error) {
+	b, err := read(path)
+	if err != nil {
+		return Witness{}, err
+	}
+	return ParseWitness(path, b)
+}
+
+// ParseWitness validates the text of a witness's file; path is what it is called in errors.
+func ParseWitness(path string, text []byte) (Witness, error) {
 	var w Witness
-	if err := load(path, &w); err != nil {
+	if err := decode(path, text, &w); err != nil {
 		return w, err
 	}
 	if err := w.Validate(); err != nil {
@@ -167,11 +191,15 @@ func LoadWitness(path string) (Witness, error) {
 	return w, nil
 }
 
-func load(path string, v any) error {
+func read(path string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return nil, fmt.Errorf("read configuration: %w", err)
 	}
+	return b, nil
+}
+
+func decode(path string, b []byte, v any) error {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
 	if err := d.Decode(v); err != nil && !errors.Is(err, io.EOF) {
@@ -216,6 +244,21 @@ func setInt[N int | int64](n *N, def N) {
 	if *n == 0 {
 		*n = def
 	}
+}
+
+// Enrolled completes Members by where the members were enrolled, and reports all that is wrong with the whole. What the file says counts.
+func (n *Node) Enrolled(at map[string]Member) error {
+	members := maps.Clone(at)
+	if members == nil {
+		members = map[string]Member{}
+	}
+	maps.Copy(members, n.Members)
+	n.Members, n.enrolled = members, true
+	n.setAPIServerDefaults()
+	if err := n.Validate(); err != nil {
+		return fmt.Errorf("the configuration, with the addresses of the enrolment:\n%w", err)
+	}
+	return nil
 }
 
 // Self is the node's own member entry.
@@ -268,6 +311,9 @@ func (n *Node) Validate() error {
 	}
 	m.members(n)
 	m.httpListen(n.HTTPListen)
+	if n.ControlListen != "" {
+		m.hostPort("control_listen", n.ControlListen)
+	}
 	m.vips(n)
 	m.apiServer(n.APIServer)
 	m.applications(n)
@@ -282,7 +328,13 @@ func (n *Node) Validate() error {
 // maxSocketPath is the size of sockaddr_un.sun_path on Linux, less the closing NUL.
 const maxSocketPath = 107
 
+// voters is how many a cluster has.
+const voters = 3
+
 func (m *mistakes) members(n *Node) {
+	if len(n.Members) == 0 && !n.enrolled {
+		return // all are as enrolled
+	}
 	data, witnesses := 0, 0
 	for _, name := range sortedKeys(n.Members) {
 		e := n.Members[name]
@@ -296,6 +348,9 @@ func (m *mistakes) members(n *Node) {
 		data++
 		m.hostPort(key+".peer", e.Peer)
 		m.hostPort(key+".postgres", e.Postgres)
+	}
+	if len(n.Members) < voters && !n.enrolled {
+		return // the others are as enrolled
 	}
 	if data != 2 || witnesses != 1 {
 		m.add("members", "%d with peer and postgres, %d with raft only; a cluster is two data nodes and one witness", data, witnesses)
@@ -392,9 +447,17 @@ func (w *Witness) Validate() error {
 }
 
 func (m *mistakes) name(key, v string) {
-	if !nameForm.MatchString(v) {
-		m.add(key, "%q is not a name: lower-case letters, digits, '.' and '-', at most 63", v)
+	if err := CheckName(v); err != nil {
+		m.add(key, "%w", err)
 	}
+}
+
+// CheckName says why something cannot be the name of a node.
+func CheckName(v string) error {
+	if !nameForm.MatchString(v) {
+		return fmt.Errorf("%q is not a name: lower-case letters, digits, '.' and '-', at most 63", v)
+	}
+	return nil
 }
 
 func (m *mistakes) dir(key, v string) {

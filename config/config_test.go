@@ -61,6 +61,7 @@ control_socket: /`+strings.Repeat("x", 110)+`
 members:
   b: {raft: "192.0.2.11", peer: 192.0.2.11:0, postgres: 192.0.2.11:5433}
   w: {raft: 192.0.2.12:2384}
+  v: {raft: 192.0.2.13:2384}
 timing: {heartbeat_timeout: 1ms, replication_stall: 10h, witness_lost_after: 1ms}
 log: {level: loud, format: xml}
 `)

@@ -207,10 +207,12 @@ func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (
 	return a.setPaused(ctx, in)
 }
 
-// setPaused records the operator's word, on the node that leads.
+// setPaused records the operator's word, on the node that leads. That it stands there already, only a leader with a majority knows: the record of a node that is
+// cut off may be an old one.
 func (a *Agent) setPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
+	st := a.store.Status() // before the record
 	rec, _ := a.store.Record()
-	if rec.Initialised() && rec.Paused == in.Paused {
+	if rec.Initialised() && rec.Paused == in.Paused && st.Leader && st.Barrier && st.LeaseLeft > 0 {
 		return &pb.SetPausedResponse{}, nil
 	}
 	kind := record.Resume

@@ -20,6 +20,8 @@ const (
 	// idleCPU bounds the processor time of an idle witness: heartbeats of two peers, some ten a second, cost far less.
 	idleCPUPercent = 3
 	clockTicks     = 100 // USER_HZ, fixed on Linux
+	// residentAtMost bounds its memory, in kB: a witness runs on what is left over somewhere.
+	residentAtMost = 15 << 10
 )
 
 // An SD card wears out by being written to: while nothing changes, the witness writes nothing.
@@ -44,7 +46,8 @@ func TestIdleWitnessWritesNothing(t *testing.T) {
 		t.Errorf("the witness wrote %d bytes while idle", n)
 	}
 	used := time.Duration(cpuTicks(t, pid)-cpu) * time.Second / clockTicks
-	t.Logf("processor time of the witness in %s: %s; resident: %s", time.Since(began).Round(time.Second), used, residentSize(t, pid))
+	t.Logf("processor time of the witness in %s: %s", time.Since(began).Round(time.Second), used)
+	checkResident(t, pid)
 	if used > time.Since(began)*idleCPUPercent/100 {
 		t.Errorf("the idle witness used %s of processor time in %s", used, time.Since(began))
 	}
@@ -98,9 +101,14 @@ func procNumber(t *testing.T, path, field string) int64 {
 	return 0
 }
 
-func residentSize(t *testing.T, pid int) string {
+// checkResident checks the memory of a witness.
+func checkResident(t *testing.T, pid int) {
 	t.Helper()
-	return fmt.Sprintf("%d kB", procNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:"))
+	kB := procNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
+	t.Logf("resident memory of the witness: %d kB", kB)
+	if kB > residentAtMost {
+		t.Errorf("the witness has %d kB of memory, %d at most", kB, residentAtMost)
+	}
 }
 
 // cpuTicks is the user and system time of the process, in clock ticks.

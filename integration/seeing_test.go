@@ -329,7 +329,7 @@ func TestLoadBalancersAndPrometheusSeeTheCluster(t *testing.T) {
 	if v := value(t, w, "raftwitness_paired", ""); v != 1 {
 		t.Errorf("raftwitness_paired is %v", v)
 	}
-	t.Logf("resident memory of the witness that is being asked: %s", residentSize(t, s.PID(cluster.Witness)))
+	checkResident(t, s.PID(cluster.Witness))
 
 	switchoverIsTold(t, s.rig)
 	s.expectPages(t, b, primaryPages)

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 )
 
@@ -69,6 +71,19 @@ func Share(config, dataDir string) error {
 		return fmt.Errorf("let the service read its configuration: %w", err)
 	}
 	return nil
+}
+
+// User is the name of the user that the service runs as: the data directory's owner. "": root calls and owns it, or it is not there yet, or another user calls.
+func User(dataDir string) (string, error) {
+	uid, _, err := owner(dataDir)
+	if err != nil || uid == 0 {
+		return "", err
+	}
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return "", fmt.Errorf("find the owner of the data directory: %w", err)
+	}
+	return u.Username, nil
 }
 
 // owner is whom files are given to; 0: nobody but root.

@@ -100,3 +100,22 @@ func TestConfigurationStaysRootsAndIsReadable(t *testing.T) {
 		t.Errorf("it belongs to %d:%d, mode %v", st.Uid, st.Gid, fi.Mode())
 	}
 }
+
+func TestServiceUserIsTheOwnerOfTheDataDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if got, err := User(dir); got != "" || err != nil {
+		t.Errorf("a directory of our own: %q, %v", got, err)
+	}
+	if got, err := User(filepath.Join(dir, "none")); got != "" || err != nil {
+		t.Errorf("no directory: %q, %v", got, err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a directory away")
+	}
+	if err := os.Chown(dir, 1, 1); err != nil { // daemon, on each Debian
+		t.Fatal(err)
+	}
+	if got, err := User(dir); got != "daemon" || err != nil {
+		t.Errorf("daemon's directory: %q, %v", got, err)
+	}
+}

@@ -5,12 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"math/big"
-	"net/url"
 	"time"
 )
 
@@ -50,6 +50,9 @@ func NewAuthority(cluster string, now time.Time) (*Authority, error) {
 	return &Authority{cert, key}, nil
 }
 
+// Fingerprint is by what somebody who has nothing of the cluster yet knows its authority: the SHA-256 of its certificate, DER.
+func (a *Authority) Fingerprint() [sha256.Size]byte { return sha256.Sum256(a.cert.Raw) }
+
 func serial() *big.Int {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits))
 	if err != nil {
@@ -69,10 +72,12 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.S
 // Issue makes a member's certificate for its public key, which begins now and ends after lifetime, but not after the authority itself.
 func (a *Authority) Issue(id ID, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	return a.issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: id.Server}, URIs: []*url.URL{id.uri()},
+		Subject: subject(id), URIs: id.uris(),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, pub, lifetime, now)
 }
+
+func subject(id ID) pkix.Name { return pkix.Name{CommonName: id.Server} }
 
 func (a *Authority) issue(template *x509.Certificate, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	template.SerialNumber, template.KeyUsage, template.BasicConstraintsValid = serial(), x509.KeyUsageDigitalSignature, true

@@ -24,6 +24,11 @@ func Handshake(ctx context.Context, c *tls.Conn) (*Conn, error) {
 		c.NetConn().Close()
 		return nil, err
 	}
+	return Known(c)
+}
+
+// Known makes a Conn of a connection whose handshake is done, and closes it if the other end has shown no member's certificate.
+func Known(c *tls.Conn) (*Conn, error) {
 	peers := c.ConnectionState().PeerCertificates
 	if len(peers) == 0 {
 		c.NetConn().Close()

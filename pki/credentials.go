@@ -45,10 +45,18 @@ func Load(dir string, id ID) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate %s: %w", path, err)
 	}
+	c, err := newCredentials(dir, id, ca, own)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+func newCredentials(dir string, id ID, ca *x509.Certificate, own pair) (*Credentials, error) {
 	c := &Credentials{dir: dir, id: id, ca: ca, roots: x509.NewCertPool()}
 	c.roots.AddCert(ca)
 	if err := c.fits(own.cert); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrOther, err)
+		return nil, fmt.Errorf("%w: %w", ErrOther, err)
 	}
 	c.own.Store(&own)
 	return c, nil
@@ -167,6 +175,18 @@ func (c *Credentials) Server(accept func(ID) error, protocols ...string) *tls.Co
 	t.ClientAuth, t.NextProtos = tls.RequireAnyClientCert, protocols
 	t.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.certificate(), nil }
 	return t
+}
+
+// Reception is the configuration of a server for those who have no certificate yet. They know it by the authority's, which is shown with its own.
+func (c *Credentials) Reception(protocols ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, NextProtos: protocols,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			cert := c.certificate()
+			cert.Certificate = append(cert.Certificate, c.ca.Raw)
+			return cert, nil
+		},
+	}
 }
 
 // Client is the configuration of a client, whose server must show a certificate that accept takes. The server is told which cluster is meant.

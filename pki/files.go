@@ -56,21 +56,26 @@ func (b Bundle) Save(dir string) error {
 	return nil
 }
 
-// Grant makes the bundle of a new member, with a key of its own. withAuthority: it may make certificates too.
-func (a *Authority) Grant(key *ecdsa.PrivateKey, cert *x509.Certificate, withAuthority bool) (Bundle, error) {
-	b := Bundle{CA: string(encodeCertificate(a.cert))}
-	member, err := encodePair(key, cert)
-	if err != nil {
-		return b, err
-	}
-	b.Member = string(member)
+// Grant makes the bundle of a new member, but for the member's key; see With. withAuthority: it may make certificates too.
+func (a *Authority) Grant(cert *x509.Certificate, withAuthority bool) (Bundle, error) {
+	b := Bundle{CA: string(encodeCertificate(a.cert)), Member: string(encodeCertificate(cert))}
 	if withAuthority {
-		k, err := encodeKey(a.key)
+		k, err := EncodeKey(a.key)
 		if err != nil {
 			return b, err
 		}
 		b.CAKey = string(k)
 	}
+	return b, nil
+}
+
+// With completes a bundle by the member's key.
+func (b Bundle) With(key *ecdsa.PrivateKey) (Bundle, error) {
+	k, err := EncodeKey(key)
+	if err != nil {
+		return b, err
+	}
+	b.Member = string(k) + b.Member
 	return b, nil
 }
 
@@ -114,7 +119,7 @@ func LoadAuthority(dir string) (*Authority, error) {
 }
 
 func newAuthority(ca *x509.Certificate, keyPEM []byte) (*Authority, error) {
-	key, err := decodeKey(keyPEM)
+	key, err := DecodeKey(keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("the authority's key: %w", err)
 	}
@@ -149,7 +154,8 @@ func encodeCertificate(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: c.Raw})
 }
 
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+// EncodeKey makes PEM of a private key.
+func EncodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("encode a key: %w", err)
@@ -158,7 +164,7 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 }
 
 func encodePair(key *ecdsa.PrivateKey, cert *x509.Certificate) ([]byte, error) {
-	k, err := encodeKey(key)
+	k, err := EncodeKey(key)
 	return append(k, encodeCertificate(cert)...), err
 }
 
@@ -181,7 +187,8 @@ func decodeCertificate(b []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-func decodeKey(b []byte) (*ecdsa.PrivateKey, error) {
+// DecodeKey reads what EncodeKey has made.
+func DecodeKey(b []byte) (*ecdsa.PrivateKey, error) {
 	der, _, err := decodeBlock(b, keyBlock)
 	if err != nil {
 		return nil, err
@@ -198,7 +205,7 @@ func decodeKey(b []byte) (*ecdsa.PrivateKey, error) {
 }
 
 func decodePair(b []byte) (pair, error) {
-	key, err := decodeKey(b)
+	key, err := DecodeKey(b)
 	if err != nil {
 		return pair{}, err
 	}

@@ -20,7 +20,10 @@ func bundle(tb testing.TB, a *Authority) Bundle {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	b, err := a.Grant(key, cert, true)
+	b, err := a.Grant(cert, true)
+	if err == nil {
+		b, err = b.With(key)
+	}
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -22,7 +22,7 @@ type ID struct {
 	// Cluster is the cluster's ID.
 	Cluster string
 	Role    Role
-	// Server is the voter's Raft server ID: its name and incarnation.
+	// Server is the voter's Raft server ID: its name and incarnation. Of an operator it is the name.
 	Server string
 }
 
@@ -34,6 +34,8 @@ func (id ID) String() string { return id.uri().String() }
 func (id ID) uri() *url.URL {
 	return &url.URL{Scheme: scheme, Host: id.Cluster, Path: "/" + string(id.Role) + "/" + id.Server}
 }
+
+func (id ID) uris() []*url.URL { return []*url.URL{id.uri()} }
 
 // ErrNoID reports a certificate that names nobody.
 var ErrNoID = errors.New("the certificate names no member of a kineshim cluster")

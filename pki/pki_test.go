@@ -38,7 +38,7 @@ func enrol(t *testing.T, a *Authority, id ID, lifetime time.Duration, now time.T
 		t.Fatal(err)
 	}
 	cert := must[*x509.Certificate](t)(a.Issue(id, key.Public(), lifetime, now))
-	b := must[Bundle](t)(a.Grant(key, cert, id.Role == Data))
+	b := must[Bundle](t)(must[Bundle](t)(a.Grant(cert, id.Role == Data)).With(key))
 	if err := b.Check(id); err != nil {
 		t.Fatal(err)
 	}

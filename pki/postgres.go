@@ -32,7 +32,7 @@ func (a *Authority) pair(template *x509.Certificate, lifetime time.Duration, now
 	if err != nil {
 		return Pair{}, err
 	}
-	k, err := encodeKey(key)
+	k, err := EncodeKey(key)
 	return Pair{Cert: encodeCertificate(c), Key: k}, err
 }
 

@@ -3,6 +3,7 @@
 package priority
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,30 +27,92 @@ const maxRounds = 20
 // have a better one. It needs to be root, or CAP_SYS_NICE, or a limit (LimitNICE= in a systemd unit) that allows it; without, it
 // changes nothing. Either way it says so in the log.
 //
-// It is called at the beginning: what was started before keeps its priority.
-func Raise(log *slog.Logger) {
+// It is called at the beginning: what was started before keeps its priority. It reports whether the threads are this process's to keep raised; see Keep.
+func Raise(log *slog.Logger) (raised bool) {
 	switch was, err := current(); {
 	case err != nil:
 		log.Warn("the scheduling priority is not known", "error", err)
-		return
+		return false
 	case was <= niceness:
 		log.Info("the scheduling priority is high already", "nice", was)
-		return
+		return false
 	}
-	if err := raise("/proc/self/task", func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, niceness) }); err != nil {
+	if err := raise(threads, set); err != nil {
 		log.Warn("the scheduling priority could not be raised: if other processes keep all CPUs busy, heartbeats may be late", "wanted", niceness, "error", err)
-		return
+		return false
 	}
 	log.Info("the scheduling priority is raised", "nice", niceness, "group", raiseGroup())
+	return true
 }
 
-// current is the calling thread's niceness. The system call returns 20 minus it, so as not to return anything negative.
+const (
+	// threads lists those of this process.
+	threads = "/proc/self/task"
+	// keepEvery is how often Keep looks. It costs some ten system calls.
+	keepEvery = 30 * time.Second
+)
+
+func set(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, niceness) }
+
+// Keep looks now and then, until ctx ends, for a thread that has come to light only after Raise had looked: on a machine that is very busy a thread that was
+// being started then may take long. All that it starts would have its low priority.
+func Keep(ctx context.Context, log *slog.Logger) {
+	t := time.NewTicker(keepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		n, err := raiseLate(threads, of, set)
+		switch {
+		case err != nil:
+			log.Warn("threads of a low scheduling priority could not be raised, and it is not tried again", "error", err)
+			<-ctx.Done()
+			return
+		case n > 0:
+			log.Info("threads had kept their low scheduling priority, and were raised now", "count", n)
+		}
+	}
+}
+
+// of is a thread's niceness; 0: the calling one's. The system call returns 20 minus it, so as not to return anything negative.
+func of(tid int) (int, error) {
+	p, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+	return 20 - p, err
+}
+
+// raiseLate calls set for every thread in dir whose niceness is a lower priority than it should be, and counts them.
+func raiseLate(dir string, of func(tid int) (int, error), set func(tid int) error) (n int, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("list the threads: %w", err)
+	}
+	for _, e := range entries {
+		tid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		is, err := of(tid)
+		if err == nil && is > niceness {
+			n++
+			err = set(tid)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) { // it may have ended
+			return n, fmt.Errorf("set the priority of thread %d: %w", tid, err)
+		}
+	}
+	return n, nil
+}
+
+// current is the calling thread's niceness.
 func current() (int, error) {
-	p, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	is, err := of(0)
 	if err != nil {
 		return 0, fmt.Errorf("get the priority: %w", err)
 	}
-	return 20 - p, nil
+	return is, nil
 }
 
 // quietLooks is how many looks in a row must find no new thread, quietFor apart. A thread has its priority from the one that starts it before it can be

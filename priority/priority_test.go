@@ -135,3 +135,29 @@ func TestThreadsThatBeginMeanwhileAreFound(t *testing.T) {
 		t.Error("threads without end are raised")
 	}
 }
+
+func TestThreadsThatCameToLightLateAreRaised(t *testing.T) {
+	dir := t.TempDir()
+	nices := map[int]int{11: 0, 12: niceness, 13: niceness - 5, 14: 5, 15: 0}
+	for tid := range nices {
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint(tid)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := func(tid int) (int, error) {
+		if tid == 15 { // it has ended
+			return 0, unix.ESRCH
+		}
+		return nices[tid], nil
+	}
+	n, err := raiseLate(dir, of, func(tid int) error { nices[tid] = niceness; return nil })
+	if err != nil || n != 2 || nices[11] != niceness || nices[13] != niceness-5 || nices[14] != niceness {
+		t.Errorf("%d, %v: %v", n, err, nices)
+	}
+	if n, err := raiseLate(dir, of, func(int) error { t.Error("raised again"); return nil }); n != 0 || err != nil {
+		t.Errorf("again: %d, %v", n, err)
+	}
+	if _, err := raiseLate(dir, func(int) (int, error) { return 0, nil }, func(int) error { return unix.EPERM }); !errors.Is(err, unix.EPERM) {
+		t.Errorf("refused: %v", err)
+	}
+}

@@ -68,7 +68,7 @@ func identities(promise time.Duration, address map[string]string) map[string]Ide
 		if name == "w" {
 			role = record.Witness
 		}
-		peers = append(peers, Peer{record.Member{Name: name, ServerID: NewServerID(name), Role: role}, address[name]})
+		peers = append(peers, Peer{Member: record.Member{Name: name, ServerID: NewServerID(name), Role: role}, Raft: address[name]})
 	}
 	ids := map[string]Identity{}
 	for _, p := range peers {

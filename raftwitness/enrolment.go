@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,7 +70,10 @@ func (id Identity) Enrolment(a *pki.Authority, lifetime time.Duration) (Enrolmen
 	if err != nil {
 		return e, fmt.Errorf("enrol %s: %w", id.Name, err)
 	}
-	if e.Certificates, err = a.Grant(key, cert, id.Role == record.Data); err != nil {
+	if e.Certificates, err = a.Grant(cert, id.Role == record.Data); err == nil {
+		e.Certificates, err = e.Certificates.With(key)
+	}
+	if err != nil {
 		return e, fmt.Errorf("enrol %s: %w", id.Name, err)
 	}
 	return e, nil
@@ -85,13 +89,18 @@ func ReadEnrolment(path string) (Enrolment, error) {
 	if err := json.Unmarshal(b, &e); err != nil {
 		return e, fmt.Errorf("read enrolment %s: %w", path, err)
 	}
-	if err := e.Identity.Validate(); err != nil {
-		return e, fmt.Errorf("%s: %w", path, err)
-	}
-	if err := e.Certificates.Check(e.Identity.Subject()); err != nil {
+	if err := e.Check(); err != nil {
 		return e, fmt.Errorf("%s: %w", path, err)
 	}
 	return e, nil
+}
+
+// Check reports what is wrong with the enrolment.
+func (e Enrolment) Check() error {
+	if err := e.Identity.Validate(); err != nil {
+		return err
+	}
+	return e.Certificates.Check(e.Identity.Subject())
 }
 
 // Found makes the identities of a new cluster: one for each voter.
@@ -122,16 +131,31 @@ func (id Identity) Enrol(r *record.Record, name string, address func(name string
 		Incarnation: r.Incarnation, Generation: r.Generation, GenerationID: r.GenerationID,
 	}
 	for _, m := range r.Members {
-		p := Peer{Member: m}
 		known, _ := id.PeerByName(m.Name)
+		p := Peer{Member: m, Peer: known.Peer, Postgres: known.Postgres}
 		for _, a := range []string{m.Address, address(m.Name), known.Raft} {
 			if p.Raft == "" {
 				p.Raft = a
 			}
 		}
+		p.follow(known.Raft)
 		next.Peers = append(next.Peers, p)
 	}
 	return next, next.Validate()
+}
+
+// follow has a data node's other addresses move with that of its Raft, which was at another host before.
+func (p *Peer) follow(before string) {
+	old, _, _ := net.SplitHostPort(before)
+	host, _, err := net.SplitHostPort(p.Raft)
+	if err != nil || host == old {
+		return
+	}
+	for _, a := range []*string{&p.Peer, &p.Postgres} {
+		if h, port, err := net.SplitHostPort(*a); err == nil && h == old {
+			*a = net.JoinHostPort(host, port)
+		}
+	}
 }
 
 // Renews reports whether this is a later identity of the member than old: that of the voter which has taken its place.

@@ -19,6 +19,9 @@ type Peer struct {
 	record.Member
 	// Raft is the host:port at which the voter's Raft transport listens.
 	Raft string `json:"raft"`
+	// Peer and Postgres are where a data node answers the other one, host:port; "": as its configuration says. They matter to no voter.
+	Peer     string `json:"peer,omitempty"`
+	Postgres string `json:"postgres,omitempty"`
 }
 
 // Identity is who a voter is: made once, at enrolment, and never guessed. A voter whose identity file is gone does not vote.

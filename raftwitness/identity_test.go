@@ -130,7 +130,7 @@ func TestPeersAndMembers(t *testing.T) {
 
 func TestFoundMakesOneClusterAndItsEnrolmentsCanBeRead(t *testing.T) {
 	member := func(name string, role record.Role) Peer {
-		return Peer{record.Member{Name: name, Role: role}, name + ".example:7001"}
+		return Peer{Member: record.Member{Name: name, Role: role}, Raft: name + ".example:7001"}
 	}
 	ids := Found("a", time.Second, []Peer{member("a", record.Data), member("b", record.Data), member("w", record.Witness)})
 	if len(ids) != 3 {

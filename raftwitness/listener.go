@@ -82,8 +82,9 @@ type Listener struct {
 	refusals *refusals
 	wg       sync.WaitGroup
 
-	mu     sync.Mutex // guards groups
-	groups map[string]*group
+	mu         sync.Mutex // guards the fields below
+	groups     map[string]*group
+	receptions []reception
 }
 
 // group is one cluster's share of the port.
@@ -192,7 +193,7 @@ func (l *Listener) welcome(c net.Conn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
 	defer cancel()
 	c, err := l.secure(ctx, c)
-	if err != nil {
+	if err != nil || c == nil {
 		return err
 	}
 	var h hello

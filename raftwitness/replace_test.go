@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"kineshim/raftwitness/record"
 
@@ -237,5 +238,26 @@ func TestIdentityGivesWayToTheNextOneOfItsMemberOnly(t *testing.T) {
 	}
 	if a, b := old.LogDir("/d", "/d/raft"), third.LogDir("/d", "/d/raft"); a != "/d/raft" || b != "/d/raft-b-33333333" {
 		t.Error(a, b)
+	}
+}
+
+func TestDataNodeThatMovesTakesItsOtherAddressesAlong(t *testing.T) {
+	b := Peer{Member: record.Member{Name: "b", Role: record.Data}, Raft: "192.168.1.11:2384", Peer: "192.168.1.11:2383", Postgres: "db.lan:5433"}
+	ids := Found("a", time.Second, []Peer{
+		{Member: record.Member{Name: "a", Role: record.Data}, Raft: "192.168.1.10:2384", Peer: "192.168.1.10:2383", Postgres: "192.168.1.10:5433"},
+		b, {Member: record.Member{Name: "w", Role: record.Witness}, Raft: "192.168.1.12:2384"},
+	})
+	r := record.Record{ClusterID: ids[0].ClusterID, Primary: "a", Members: ids[0].Members()}
+	for _, c := range []struct{ address, raft, peer, postgres string }{
+		{"", b.Raft, b.Peer, b.Postgres},
+		{"192.168.1.11:9999", "192.168.1.11:9999", b.Peer, b.Postgres},
+		{"192.168.1.99:2384", "192.168.1.99:2384", "192.168.1.99:2383", b.Postgres},
+	} {
+		r.Members[1].Address = c.address
+		id, err := ids[0].Enrol(&r, "b", func(string) string { return "" })
+		got, _ := id.PeerByName("b")
+		if err != nil || got.Raft != c.raft || got.Peer != c.peer || got.Postgres != c.postgres {
+			t.Errorf("moved to %q: %+v, %v", c.address, got, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"kineshim/pki"
@@ -20,10 +21,15 @@ const raftProtocol = "kineshim-raft/1"
 const recordTypeHandshake = 0x16
 
 // anybody takes each member of the cluster: which of them may speak as whom is decided when it has said who it is.
-func anybody(pki.ID) error { return nil }
+func anybody(id pki.ID) error {
+	if !id.Role.Member() {
+		return fmt.Errorf("the certificate is that of %s, who is %s and no voter", id.Server, id.Role)
+	}
+	return nil
+}
 
 // secure makes TLS of a connection that begins with it. The caller names the cluster it means, whose certificates are then used; without TLS it has to
-// mean one that has none.
+// mean one that has none. A connection that is nil was received by a reception.
 func (l *Listener) secure(ctx context.Context, c net.Conn) (net.Conn, error) {
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(c, first); err != nil {
@@ -33,14 +39,54 @@ func (l *Listener) secure(ctx context.Context, c net.Conn) (net.Conn, error) {
 	if first[0] != recordTypeHandshake {
 		return c, nil
 	}
-	tc, err := pki.Handshake(ctx, tls.Server(c, &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return l.configFor(h.ServerName) },
-	}))
+	var at *reception
+	server := tls.Server(c, &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			if at = l.receptionFor(h); at != nil {
+				return at.tls, nil
+			}
+			return l.configFor(h.ServerName)
+		},
+	})
+	if err := server.HandshakeContext(ctx); err != nil {
+		return c, fmt.Errorf("TLS: %w", err)
+	}
+	if at != nil {
+		at.receive(ctx, server)
+		return nil, nil
+	}
+	tc, err := pki.Known(server)
 	if err != nil {
 		return c, fmt.Errorf("TLS: %w", err)
 	}
 	return tc, nil
+}
+
+// reception takes connections that are none of the voters': of those who are to become one.
+type reception struct {
+	server, protocol string
+	tls              *tls.Config
+	receive          func(context.Context, net.Conn)
+}
+
+// Receive gives the connections to a function that want to speak a protocol with a cluster, by SNI and ALPN. The function closes them; the context that
+// it gets ends soon.
+func (l *Listener) Receive(cluster, protocol string, config *tls.Config, receive func(context.Context, net.Conn)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.receptions = append(l.receptions, reception{pki.ServerName(cluster), protocol, config, receive})
+}
+
+func (l *Listener) receptionFor(h *tls.ClientHelloInfo) *reception {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, r := range l.receptions {
+		if r.server == h.ServerName && slices.Contains(h.SupportedProtos, r.protocol) {
+			return &l.receptions[i]
+		}
+	}
+	return nil
 }
 
 func (l *Listener) configFor(name string) (*tls.Config, error) {

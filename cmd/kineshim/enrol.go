@@ -2,12 +2,12 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"kineshim/config"
@@ -24,9 +24,7 @@ const secretsFile = "secrets.json"
 
 // found makes a new cluster's identities and secrets: this node's own in its data directory, the others' in dir.
 func found(cfg config.Node, dir string, stdout io.Writer) error {
-	if id, err := raftwitness.LoadIdentity(cfg.DataDir); err == nil {
-		return fmt.Errorf("%s belongs to cluster %s already, as %s; nothing was changed", cfg.DataDir, id.ClusterID, id.ServerID)
-	} else if !errors.Is(err, raftwitness.ErrNotEnrolled) {
+	if err := refuseMember(cfg.DataDir); err != nil {
 		return err
 	}
 	var voters []raftwitness.Peer
@@ -35,9 +33,9 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 		if m.Witness() {
 			role = record.Witness
 		}
-		voters = append(voters, raftwitness.Peer{Member: record.Member{Name: name, Role: role}, Raft: m.Raft})
+		voters = append(voters, raftwitness.Peer{Member: record.Member{Name: name, Role: role}, Raft: m.Raft, Peer: m.Peer, Postgres: m.Postgres})
 	}
-	slices.SortFunc(voters, func(a, b raftwitness.Peer) int { return compare(a.Name, b.Name) })
+	slices.SortFunc(voters, func(a, b raftwitness.Peer) int { return strings.Compare(a.Name, b.Name) })
 	secrets, err := json.MarshalIndent(postgres.NewSecrets(), "", "  ")
 	if err != nil {
 		return err
@@ -82,16 +80,6 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 	return nil
 }
 
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
 func writeEnrolment(path string, e raftwitness.Enrolment) error {
 	b, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
@@ -121,12 +109,8 @@ func loadSecrets(dir string) (postgres.Secrets, error) {
 	return s, nil
 }
 
-// join takes the identity and the secrets that the founding node made for this node.
-func join(cfg config.Node, path string, stdout io.Writer) error {
-	e, err := raftwitness.ReadEnrolment(path)
-	if err != nil {
-		return err
-	}
+// join takes the identity and the secrets that were made for this node, and that were in the file.
+func join(cfg config.Node, path string, e raftwitness.Enrolment, stdout io.Writer) error {
 	id := e.Identity
 	switch {
 	case id.Name != cfg.Name:
@@ -139,13 +123,7 @@ func join(cfg config.Node, path string, stdout io.Writer) error {
 	if err == nil && old.ServerID != id.ServerID && !renewed {
 		return fmt.Errorf("%s belongs to cluster %s already, as %s; nothing was changed", cfg.DataDir, old.ClusterID, old.ServerID)
 	}
-	if err := saveSecrets(cfg.DataDir, e.Secrets); err != nil {
-		return err
-	}
-	if err := e.Save(cfg.DataDir); err != nil {
-		return err
-	}
-	if err := ownership.Give(cfg.DataDir); err != nil {
+	if err := saveEnrolment(cfg.DataDir, e); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
@@ -153,6 +131,14 @@ func join(cfg config.Node, path string, stdout io.Writer) error {
 		fmt.Fprintf(stdout, "%s is void from now on; the data are kept, and used if they fit. Start kineshim, or restart it if it runs.\n", old.ServerID)
 	}
 	return nil
+}
+
+// saveEnrolment writes all that makes this machine a data node, in an order in which it can be done again if it was interrupted.
+func saveEnrolment(dataDir string, e raftwitness.Enrolment) error {
+	if err := saveSecrets(dataDir, e.Secrets); err != nil {
+		return err
+	}
+	return e.Save(dataDir)
 }
 
 // enrolment makes the enrolment file of a member that was enrolled anew.

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// peerConnections bounds those at the peer port: the other node has about three, and who was not recognised yet counts too.
+	// peerConnections bounds those at the peer port, and those of operators from afar: the other node has about three, and who was not recognised yet counts too.
 	peerConnections = 256
 	// peerConnectionsOfOne leaves room for the other node, whoever knocks.
 	peerConnectionsOfOne = 64
@@ -31,7 +31,7 @@ const (
 
 // limits are of what others have open at this node. There must be descriptors left for Raft, whatever clients do: without them the node loses its lease.
 type limits struct {
-	clients, peers, control *turnstile.Turnstile
+	clients, peers, control, afar *turnstile.Turnstile
 
 	log  *slog.Logger
 	mu   sync.Mutex // guards said
@@ -50,6 +50,7 @@ func newLimits(cfg config.Node, log *slog.Logger) *limits {
 		clients: turnstile.New(clients, clients-clients/4),
 		peers:   turnstile.New(peerConnections, peerConnectionsOfOne),
 		control: turnstile.New(controlConnections, controlConnections),
+		afar:    turnstile.New(peerConnections, peerConnectionsOfOne),
 		log:     log, said: quiet.New(quiet.Often),
 	}
 }
@@ -65,7 +66,7 @@ func descriptors() int {
 
 // clientRoom is how many connections of etcd clients there are descriptors for.
 func clientRoom(cfg config.Node, descriptors int) int {
-	others := ownDescriptors + peerConnections + controlConnections
+	others := ownDescriptors + 2*peerConnections + controlConnections
 	if cfg.APIServer.Listen != "" {
 		others += 2 * cfg.APIServer.MaxConnections // each has a side to the server
 	}

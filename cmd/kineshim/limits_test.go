@@ -20,10 +20,10 @@ func TestDescriptorsAreLeftForTheNodeItself(t *testing.T) {
 		cfg               config.Node
 		descriptors, want int
 	}{
-		"the unit's":               {plain, 65536, 65536 - ownDescriptors - peerConnections - controlConnections},
-		"with all that it serves":  {loaded, 65536, 65536 - ownDescriptors - peerConnections - controlConnections - 2000 - 2*(30+beginning)},
+		"the unit's":               {plain, 65536, 65536 - ownDescriptors - 2*peerConnections - controlConnections},
+		"with all that it serves":  {loaded, 65536, 65536 - ownDescriptors - 2*peerConnections - controlConnections - 2000 - 2*(30+beginning)},
 		"fewer than it needs":      {plain, 1024, fewestConnections},
-		"more than anybody counts": {plain, 1 << 30, 1<<30 - ownDescriptors - peerConnections - controlConnections},
+		"more than anybody counts": {plain, 1 << 30, 1<<30 - ownDescriptors - 2*peerConnections - controlConnections},
 	} {
 		if got := clientRoom(tc.cfg, tc.descriptors); got != tc.want {
 			t.Errorf("%s: %d, want %d", name, got, tc.want)

@@ -22,7 +22,7 @@ import (
 // call runs the command and returns its exit code and all that it printed.
 func call(args ...string) (int, string) {
 	var out bytes.Buffer
-	code := run(context.Background(), args, &out, &out)
+	code := run(context.Background(), args, strings.NewReader(""), &out, &out)
 	return code, out.String()
 }
 
@@ -48,7 +48,7 @@ members:
 }
 
 func TestCalledWrongly(t *testing.T) {
-	for _, args := range [][]string{{}, {"--config", "x", "more"}, {"init", "--config", "x"}, {"join", "--config", "x"}, {"--nonsense"}} {
+	for _, args := range [][]string{{}, {"--config", "x", "more"}, {"init", "--valid-for", "1s"}, {"join", "kj1.secret"}, {"token", "more"}, {"--nonsense"}} {
 		if code, out := call(args...); code != 2 || !strings.Contains(out, "kineshim init") {
 			t.Errorf("%v: exit %d, %s", args, code, out)
 		}
@@ -133,6 +133,15 @@ func TestEnrolment(t *testing.T) {
 	}
 	if code, out := call("join", "--config", b, filepath.Join(enrolments, "w.json")); code != 1 || !strings.Contains(out, `for "w"`) {
 		t.Errorf("another's enrolment: exit %d, %s", code, out)
+	}
+	c := newMachine(t, "c") // nothing is configured there
+	if code, out := call("join", "--config", c.config, "--data-dir", c.dataDir, filepath.Join(enrolments, "b.json")); code != 0 {
+		t.Fatalf("join without a configuration: exit %d, %s", code, out)
+	}
+	if cfg := c.load(t); cfg.Name != "b" || cfg.DataDir != c.dataDir {
+		t.Errorf("the configuration that was written: %+v", cfg)
+	} else if enrolled, err := complete(&cfg); err != nil || !enrolled || cfg.Members["a"].Postgres != "127.0.0.1:3" {
+		t.Errorf("its members: %+v, %v", cfg.Members, err)
 	}
 	for range 2 { // a join that is run again changes nothing
 		if code, out := call("join", "--config", b, filepath.Join(enrolments, "b.json")); code != 0 {

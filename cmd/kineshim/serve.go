@@ -17,6 +17,7 @@ import (
 	"kineshim/failover/decide"
 	"kineshim/failover/postgres"
 	"kineshim/failover/vip"
+	"kineshim/joining"
 	"kineshim/kineshim"
 	"kineshim/kineshim/native"
 	"kineshim/monitor/nodemetrics"
@@ -40,12 +41,13 @@ const (
 )
 
 // serve runs the node until ctx ends, then hands over and stops. A node that goes on alone begins anew on the way.
-func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
+// path is the configuration's.
+func serve(ctx context.Context, path string, cfg config.Node, log *slog.Logger) error {
 	ambient.Clear(log)
 	systemd := sdnotify.New(log)
 	defer systemd.Close()
 	for {
-		err := serveOnce(ctx, cfg, systemd, log)
+		err := serveOnce(ctx, path, cfg, systemd, log)
 		if !errors.Is(err, errAgain) || ctx.Err() != nil {
 			return err
 		}
@@ -54,12 +56,23 @@ func serve(ctx context.Context, cfg config.Node, log *slog.Logger) error {
 }
 
 // serveOnce runs the node with the identity that is on disk when it starts.
-func serveOnce(ctx context.Context, cfg config.Node, systemd *sdnotify.Notifier, log *slog.Logger) error {
+func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnotify.Notifier, log *slog.Logger) error {
 	id, err := raftwitness.LoadIdentity(cfg.DataDir)
 	if errors.Is(err, raftwitness.ErrNotEnrolled) {
-		return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
+		switch gathered := gather(ctx, path, cfg, systemd, log); {
+		case errors.Is(gathered, joining.ErrNoFounding):
+			return fmt.Errorf("%w: found a cluster with kineshim init, or join one with kineshim join", err)
+		case ctx.Err() != nil:
+			return nil
+		case gathered != nil:
+			return gathered
+		}
+		id, err = raftwitness.LoadIdentity(cfg.DataDir)
 	}
 	if err != nil {
+		return err
+	}
+	if err := cfg.Enrolled(addresses(id.Peers)); err != nil {
 		return err
 	}
 	if err := matches(cfg, id); err != nil {
@@ -88,7 +101,7 @@ func serveOnce(ctx context.Context, cfg config.Node, systemd *sdnotify.Notifier,
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, limits: newLimits(cfg, log), clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, limits: newLimits(cfg, log), clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -112,8 +125,10 @@ func matches(cfg config.Node, id raftwitness.Identity) error {
 // node is a running data node.
 type node struct {
 	cfg config.Node
-	id  raftwitness.Identity
-	log *slog.Logger
+	// cfgPath is the file that cfg was read from.
+	cfgPath string
+	id      raftwitness.Identity
+	log     *slog.Logger
 	// systemd is told how the node is.
 	systemd *sdnotify.Notifier
 	pg      *postgres.Server
@@ -144,9 +159,12 @@ type node struct {
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
 // ground is gone.
 func (n *node) run(ctx context.Context) (err error) {
-	priority.Raise(n.log)
 	ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
+	if priority.Raise(n.log) {
+		stopKeeping := n.background(func(ctx context.Context) error { priority.Keep(ctx, n.log); return nil })
+		defer func() { err = errors.Join(err, stopKeeping()) }()
+	}
 
 	raftLn, err := raftwitness.Listen(ctx, n.cfg.Self().Raft)
 	if err != nil {
@@ -170,6 +188,9 @@ func (n *node) run(ctx context.Context) (err error) {
 	}
 	stopRaft := n.background(n.raft.Run)
 	defer func() { err = errors.Join(err, stopRaft()) }()
+	if err := n.receiveAgain(ctx, n.listener); err != nil { // the node can do without
+		n.log.Warn("members that were interrupted while they joined are not answered", "error", err)
+	}
 
 	peer, err := grpc.NewClient(n.cfg.Members[n.cfg.Other()].Peer, grpc.WithTransportCredentials(n.security.client(n.isDataNode)),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -315,10 +336,13 @@ func (n *node) listen() error {
 	}
 	control := grpc.NewServer(n.endpoint.ControlServerOptions()...)
 	n.endpoint.Register(control) // shimctl needs neither an address nor a certificate then
-	pb.RegisterControlServer(control, failover.ControlServer{
+	controls := failover.ControlServer{
 		Agent: n.agent, Restorer: restorer{endpoint: n.endpoint, dir: n.cfg.DataDir}, ClientAddress: clientAddress(n.cfg.ClientAddresses()[0].HostPort),
 		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
-	})
+	}
+	pb.RegisterControlServer(control, controls)
+	afar := grpc.NewServer(append(n.operatorOptions(), grpc.Creds(n.security.server(isOperator)))...)
+	pb.RegisterControlServer(afar, controls)
 	for _, s := range []struct {
 		server               *grpc.Server
 		room                 *turnstile.Turnstile
@@ -326,7 +350,11 @@ func (n *node) listen() error {
 	}{
 		{peer, n.limits.peers, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
 		{control, n.limits.control, "unix", n.cfg.ControlSocket, "control_socket"},
+		{afar, n.limits.afar, "tcp", n.cfg.ControlListen, "control_listen"},
 	} {
+		if s.addr == "" {
+			continue
+		}
 		ln, err := listenOn(s.network, s.addr)
 		if err != nil {
 			n.stopServers()

@@ -102,14 +102,17 @@ func (e engine) EngineFailed() <-chan struct{} { return e.e.EngineFailed() }
 
 // postgresConfig is the local PostgreSQL as configured.
 func postgresConfig(cfg config.Node, secrets postgres.Secrets, log *slog.Logger) (postgres.Config, error) {
-	host, port, err := hostPort(cfg.Self().Postgres)
-	if err != nil {
-		return postgres.Config{}, err
+	pc := localPostgres(cfg, secrets, log)
+	var err error
+	if pc.ListenHost, pc.Port, err = hostPort(cfg.Self().Postgres); err != nil {
+		return pc, err
 	}
-	peerHost, peerPort, err := hostPort(cfg.Members[cfg.Other()].Postgres)
-	if err != nil {
-		return postgres.Config{}, err
-	}
+	pc.Peer.Host, pc.Peer.Port, err = hostPort(cfg.Members[cfg.Other()].Postgres)
+	return pc, err
+}
+
+// localPostgres is what does not depend on who the members are.
+func localPostgres(cfg config.Node, secrets postgres.Secrets, log *slog.Logger) postgres.Config {
 	var apps []postgres.Application
 	for _, d := range cfg.Applications.Databases {
 		apps = append(apps, application(d))
@@ -117,9 +120,8 @@ func postgresConfig(cfg config.Node, secrets postgres.Secrets, log *slog.Logger)
 	return postgres.Config{
 		Applications: apps,
 		BinDir:       cfg.Postgres.BinDir, OSUser: cfg.Postgres.OSUser, Settings: cfg.Postgres.Settings, SlotKeep: cfg.Postgres.SlotKeep,
-		DataDir: filepath.Join(cfg.DataDir, "pgdata"), StateDir: cfg.DataDir, SocketDir: cfg.Postgres.SocketDir,
-		ListenHost: host, Port: port, Peer: postgres.HostPort{Host: peerHost, Port: peerPort}, Secrets: secrets, Log: log,
-	}, nil
+		DataDir: filepath.Join(cfg.DataDir, "pgdata"), StateDir: cfg.DataDir, SocketDir: cfg.Postgres.SocketDir, Secrets: secrets, Log: log,
+	}
 }
 
 func hostPort(s string) (string, int, error) {
@@ -132,10 +134,7 @@ func hostPort(s string) (string, int, error) {
 }
 
 // checkPostgres reports what PostgreSQL's part of the configuration lacks.
-func checkPostgres(cfg config.Node) error {
-	pc, err := postgresConfig(cfg, postgres.NewSecrets(), slog.New(slog.DiscardHandler))
-	if err == nil {
-		_, err = postgres.New(pc)
-	}
+func checkPostgres(ctx context.Context, cfg config.Node) error {
+	_, err := setup{cfg: cfg}.major(ctx)
 	return err
 }

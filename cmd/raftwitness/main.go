@@ -11,13 +11,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
 
 	"kineshim/config"
+	"kineshim/joining"
 	"kineshim/monitor"
-	"kineshim/ownership"
 	"kineshim/priority"
 	"kineshim/raftwitness"
 	"kineshim/sdnotify"
@@ -26,11 +27,20 @@ import (
 
 const usage = `raftwitness is the third voter of kineshim clusters: a few MB, no data, hardly a write to disk.
 
-  raftwitness --config FILE                    run
-  raftwitness join --config FILE ENROLMENT     join a cluster, with the file that "kineshim init" made for this witness;
-                                               may be repeated for several clusters
-  raftwitness --config FILE --check            say what is wrong with the configuration
+  echo TOKEN | raftwitness join        join a cluster, as root, with the command that "kineshim init" has printed: certificate,
+                                       configuration, service; may be done for several clusters, one after the other
+  echo TOKEN | raftwitness join --dry-run
+  raftwitness join ENROLMENT           join with a file, that "kineshim init --enrolments" or "shimctl witness replace" has made
+  raftwitness --config FILE            run
+  raftwitness --config FILE --check    say what is wrong with the configuration
   raftwitness --version
+
+Flags of join:
+  --advertise ADDRESS     where the others reach this machine, at port 2384
+  --name NAME             what it is called in its clusters; its host name by default
+  --data-dir DIR          ` + config.DefaultWitnessDir + `
+  --dry-run               say what would be done, and change nothing
+  --config FILE           ` + config.DefaultWitnessFile + `; written if it is not there, used as it is if it is
 
 Flag that overrides the file:
   --http-listen HOST:PORT   where Prometheus asks how the witness is, as 127.0.0.1:8008
@@ -39,51 +49,77 @@ Flag that overrides the file:
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run returns the exit code: 0 fine, 1 failed, 2 called wrongly.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// options is the command line.
+type options struct {
+	config, httpListen       string
+	join, check, version     bool
+	enrolment                string
+	advertise, name, dataDir string
+	dryRun                   bool
+}
+
+func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("raftwitness", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, usage) }
-	path := fs.String("config", "", "configuration file")
-	check := fs.Bool("check", false, "check the configuration and exit")
-	httpListen := fs.String("http-listen", "", "where Prometheus asks")
-	show := fs.Bool("version", false, "print the version and exit")
-	join := len(args) > 0 && args[0] == "join"
-	if join {
+	fs.StringVar(&o.config, "config", "", "")
+	fs.BoolVar(&o.check, "check", false, "")
+	fs.StringVar(&o.httpListen, "http-listen", "", "")
+	fs.BoolVar(&o.version, "version", false, "")
+	fs.StringVar(&o.advertise, "advertise", "", "")
+	fs.StringVar(&o.name, "name", "", "")
+	fs.StringVar(&o.dataDir, "data-dir", config.DefaultWitnessDir, "")
+	fs.BoolVar(&o.dryRun, "dry-run", false, "")
+	if o.join = len(args) > 0 && args[0] == "join"; o.join {
 		args = args[1:]
 	}
-	switch err := fs.Parse(args); {
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if o.join && fs.NArg() > 0 { // flags may stand behind the file too
+		o.enrolment = fs.Arg(0)
+		if err := fs.Parse(fs.Args()[1:]); err != nil {
+			return o, err
+		}
+	}
+	if o.config == "" && o.join {
+		o.config = config.DefaultWitnessFile
+	}
+	switch {
+	case o.version:
+	case joining.IsToken(o.enrolment):
+		return o, errors.New("everybody on this machine can read a command line: give the token on the standard input: echo TOKEN | raftwitness join")
+	case o.config == "", fs.NArg() > 0:
+		fs.Usage()
+		return o, errUsage
+	}
+	return o, nil
+}
+
+// errUsage is for a command line that the usage explains, which has been printed.
+var errUsage = errors.New("called wrongly")
+
+// run returns the exit code: 0 fine, 1 failed, 2 called wrongly.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
+		fmt.Fprintln(stderr, "raftwitness:", err)
 		return 2
-	case *show:
+	case o.version:
 		fmt.Fprintln(stdout, version.Version)
 		return 0
-	case *path == "", join != (fs.NArg() == 1):
-		fs.Usage()
-		return 2
-	}
-	cfg, err := config.LoadWitness(*path)
-	if err == nil && *httpListen != "" {
-		cfg.HTTPListen = *httpListen
-		err = cfg.Validate()
-	}
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 1
-	}
-	switch {
-	case *check:
-		fmt.Fprintln(stdout, "the configuration is valid")
-		return 0
-	case join:
-		err = enrol(cfg, fs.Arg(0), stdout)
+	case o.join && o.enrolment == "":
+		err = o.joinByToken(ctx, stdin, stdout)
+	case o.join:
+		err = o.joinByFile(stdout)
 	default:
-		err = serve(ctx, cfg, cfg.Log.Logger(stderr))
+		err = o.configured(ctx, stdout, stderr)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "raftwitness: %v\n", err)
@@ -92,31 +128,41 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// enrol takes the identity that the founding node made for this witness.
-func enrol(cfg config.Witness, path string, stdout io.Writer) error {
-	e, err := raftwitness.ReadEnrolment(path)
-	if err != nil {
+// configured does what needs a configuration that is there.
+func (o options) configured(ctx context.Context, stdout, stderr io.Writer) error {
+	cfg, err := config.LoadWitness(o.config)
+	if err == nil && o.httpListen != "" {
+		cfg.HTTPListen = o.httpListen
+		err = cfg.Validate()
+	}
+	switch {
+	case err != nil:
 		return err
+	case o.check:
+		fmt.Fprintln(stdout, "the configuration is valid")
+		return nil
 	}
-	id := e.Identity
-	if id.Name != cfg.Name {
-		return fmt.Errorf("%s is for %q, this witness is %q", path, id.Name, cfg.Name)
-	}
-	dir := filepath.Join(cfg.DataDir, id.ClusterID)
+	return serve(ctx, cfg, cfg.Log.Logger(stderr))
+}
+
+// save makes this witness the cluster's.
+func save(cfg config.Witness, e raftwitness.Enrolment, stdout io.Writer) error {
+	dir := filepath.Join(cfg.DataDir, e.Identity.ClusterID)
 	old, err := raftwitness.LoadIdentity(dir)
-	renewed := err == nil && id.Renews(old)
+	renewed := err == nil && e.Identity.Renews(old)
 	if err := e.Save(dir); err != nil {
 		return err
 	}
-	if err := ownership.Give(cfg.DataDir); err != nil {
-		return err
-	}
-	fmt.Fprintf(stdout, "joined cluster %s as %s\n", id.ClusterID, id.ServerID)
+	fmt.Fprintf(stdout, "joined cluster %s as %s\n", e.Identity.ClusterID, e.Identity.ServerID)
 	if renewed {
 		fmt.Fprintf(stdout, "%s is void from now on. Start raftwitness, or restart it if it runs.\n", old.ServerID)
 	}
 	return nil
 }
+
+// garbagePercent has the collector run at half the garbage that Go allows by default: from 2 MB of heap on instead of 4. A witness makes little of it, and its
+// memory is what a small machine notices.
+const garbagePercent = 50
 
 // serve runs the groups of all clusters that this witness has joined, until ctx ends.
 func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
@@ -124,9 +170,12 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	systemd := sdnotify.New(log)
 	defer systemd.Close()
-	priority.Raise(log)
+	raised := priority.Raise(log)
 	ln, err := raftwitness.Listen(ctx, cfg.Listen)
 	if err != nil {
 		return err
@@ -164,6 +213,9 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	}
 	if len(broken) == len(ids) {
 		return errors.Join(broken...)
+	}
+	if raised {
+		wg.Go(func() { priority.Keep(ctx, log) })
 	}
 	if web != nil {
 		log.Info("answers Prometheus", "http", web.Addr().String())

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -21,6 +22,7 @@ import (
 
 // node is a data node that has answered. Close it.
 type node struct {
+	// socket is where it was asked: a path, or host:port from afar.
 	socket  string
 	conn    *grpc.ClientConn
 	control proto.ControlClient
@@ -47,7 +49,7 @@ func (a *app) socketPaths() []string {
 // tried and what to do about it.
 func (a *app) connect(ctx context.Context, want func(*proto.StatusResponse) error) (*node, error) {
 	var tried []error
-	for _, path := range a.socketPaths() {
+	for _, path := range a.ways() {
 		n, err := a.ask(ctx, path)
 		if err == nil && want != nil {
 			if err = want(n.status); err != nil {
@@ -89,20 +91,9 @@ func (a *app) open(ctx context.Context) (*node, error) {
 func (a *app) ask(ctx context.Context, path string) (*node, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	// gRPC would wrap the reason in its own words and try again: look at the socket first.
-	probe, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	conn, err := a.dial(ctx, path)
 	if err != nil {
-		return nil, explainDial(path, err)
-	}
-	_ = probe.Close()
-	conn, err := grpc.NewClient("passthrough:///kineshim",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithNoProxy(),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		}))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	n := &node{socket: path, conn: conn, control: proto.NewControlClient(conn)}
 	if n.status, err = n.control.Status(ctx, &proto.StatusRequest{}); err != nil {
@@ -114,6 +105,26 @@ func (a *app) ask(ctx context.Context, path string) (*node, error) {
 		return nil, explainCall(path, err)
 	}
 	return n, nil
+}
+
+// dial connects to a node: through its socket, or from afar.
+func (a *app) dial(ctx context.Context, way string) (*grpc.ClientConn, error) {
+	if a.pass != nil {
+		return a.dialAfar(ctx, way)
+	}
+	dialer := func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", way) }
+	// gRPC would wrap the reason in its own words and try again: look at the socket first.
+	probe, err := dialer(ctx)
+	if err != nil {
+		return nil, explainDial(way, err)
+	}
+	_ = probe.Close()
+	return client(insecure.NewCredentials(), dialer)
+}
+
+func client(creds credentials.TransportCredentials, dial func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///kineshim", grpc.WithTransportCredentials(creds), grpc.WithNoProxy(),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
 }
 
 // explainDial says why a socket can't be used, and what to do.
@@ -141,6 +152,8 @@ func explainCall(path string, err error) error {
 		return fmt.Errorf("%s: no answer in time; see shimctl status", path)
 	case codes.Canceled:
 		return errors.New("interrupted")
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return exitWith(exitUnsafe, "%s: refused: %s", path, s.Message())
 	case codes.Unavailable:
 		return fmt.Errorf("%s: the connection to kineshim was lost (%s); see its log (journalctl -u kineshim)", path, s.Message())
 	default:

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"kineshim/pki"
 )
 
 // Exit codes, for scripts. They are documented in docs/operations.md and do not change.
@@ -26,8 +28,9 @@ const (
 )
 
 const (
-	defaultSocket = "/var/lib/kineshim/control.sock"
-	socketEnv     = "KINESHIM_SOCKET"
+	defaultSocket  = "/var/lib/kineshim/control.sock"
+	socketEnv      = "KINESHIM_SOCKET"
+	credentialsEnv = "KINESHIM_CREDENTIALS"
 	// defaultTimeout bounds each question to a node but a promotion. A node answers from memory in milliseconds: one that needs
 	// seconds is frozen, and the next socket is tried.
 	defaultTimeout = 3 * time.Second
@@ -91,6 +94,11 @@ type app struct {
 	// sockets is --socket as given; socketPaths has the defaults.
 	sockets []string
 	timeout time.Duration
+	// credentials is the file by which nodes on other machines are asked, nodes where they are, instead of where the file says.
+	credentials string
+	nodes       []string
+	// pass is what the file has, once it was read; nil: nodes are asked through their sockets.
+	pass *pki.Credentials
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -103,6 +111,9 @@ It speaks with the kineshim on this machine through its control socket, ` + defa
 unless --socket or the environment variable ` + socketEnv + ` (several paths: a:b) says otherwise.
 Several sockets are tried in order until one answers. The socket belongs to root: use sudo.
 
+From another machine: --credentials FILE (or ` + credentialsEnv + `), with a file that
+"kineshim operator" has made; what may be done with it was said then.
+
 Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
 4 status: nobody serves, 5 refused because it is not safe.`,
 		Example: `  shimctl status                      how is the cluster?
@@ -111,12 +122,13 @@ Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
   shimctl promote b --force           b takes over though it may lack writes: shows the loss, asks first
   shimctl history                     what happened when, and why
   shimctl pause                       before maintenance: nobody takes over by itself
-  shimctl --socket run/a/control.sock --socket run/b/control.sock status`,
+  shimctl --socket run/a/control.sock --socket run/b/control.sock status
+  shimctl --credentials alice.json status    from another machine`,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if a.timeout <= 0 {
 				return fmt.Errorf("--timeout=%v is not a time to wait", a.timeout)
 			}
-			return nil
+			return a.chooseWay()
 		},
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -124,6 +136,8 @@ Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	flags := root.PersistentFlags()
 	flags.StringArrayVar(&a.sockets, "socket", nil, "control socket of a node, a `path`; may be given several times")
+	flags.StringVar(&a.credentials, "credentials", "", "ask the nodes from afar, with the `file` that kineshim operator has made")
+	flags.StringArrayVar(&a.nodes, "node", nil, "`host:port` of a node, with --credentials, if the file has not the right ones; may be given several times")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long a node may take to answer")
 	root.AddCommand(a.statusCommand(), a.promoteCommand(), a.historyCommand(), a.pauseCommand(), a.resumeCommand(), a.versionCommand(), a.snapshotCommand(),
 		a.witnessCommand(), a.nodeCommand(), a.serveCommand())

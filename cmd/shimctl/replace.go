@@ -177,15 +177,19 @@ func renderReplacement(st *proto.StatusResponse, r replacement, p *proto.Replace
 
 // renderEnrolment says what to do on the new machine.
 func renderEnrolment(r replacement, p *proto.ReplaceResponse) string {
-	program, config, unit := "kineshim", "/etc/kineshim/kineshim.yaml", "kineshim"
+	program := "kineshim"
 	if p.GetRole() == witnessRole {
-		program, config, unit = "raftwitness", "/etc/kineshim/raftwitness.yaml", "raftwitness"
+		program = "raftwitness"
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s is %s now. %s is void.\n\nOn the machine of %s, with the file %s:\n\n", r.node, p.GetServerId(), p.GetOldServerId(), r.node, r.out)
-	fmt.Fprintf(&b, "  %s join --config %s %s\n  systemctl restart %s\n\n", program, config, filepath.Base(r.out), unit)
-	if r.address != "" {
+	fmt.Fprintf(&b, "  %s join %s\n  systemctl restart %s\n\n", program, filepath.Base(r.out), program)
+	switch {
+	case r.address == "":
+	case p.GetRole() == witnessRole:
 		fmt.Fprintf(&b, "Put members.%s.raft: %s into the configuration of both data nodes when it suits you: they know it already.\n", r.node, r.address)
+	default:
+		fmt.Fprintf(&b, "Put its new addresses, all three, under members.%s into the configuration of the other data node, and restart that when it suits you.\n", r.node)
 	}
 	fmt.Fprintf(&b, "Remove the file afterwards. shimctl status says when failover is armed again.\n")
 	return b.String()

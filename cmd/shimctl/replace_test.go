@@ -30,7 +30,7 @@ func TestWitnessReplaceWritesTheEnrolmentAndSaysWhatToDo(t *testing.T) {
 	var asked []*proto.ReplaceRequest
 	s, out := serve(t, replacing(&asked)), filepath.Join(t.TempDir(), "w.json")
 	invoke(t, []string{s}, "", "witness", "replace", "--out", out, "--raft", "10.0.0.9:7100").expect(t, exitFine,
-		"w, w-1 so far, is enrolled anew.", "changed to solo first", "w is w-2 now. w-1 is void.", "raftwitness join --config /etc/kineshim/raftwitness.yaml w.json",
+		"w, w-1 so far, is enrolled anew.", "changed to solo first", "w is w-2 now. w-1 is void.", "raftwitness join w.json",
 		"systemctl restart raftwitness", "members.w.raft: 10.0.0.9:7100")
 	b, err := os.ReadFile(out)
 	st, serr := os.Stat(out)
@@ -60,7 +60,7 @@ func TestNodeReplaceOfALiveNodeNeedsYes(t *testing.T) {
 			t.Errorf("asked for more than a look: %v", q)
 		}
 	}
-	invoke(t, []string{s}, "", "node", "replace", "b", "--out", out, "--yes").expect(t, exitFine, "kineshim join --config /etc/kineshim/kineshim.yaml b.json")
+	invoke(t, []string{s}, "", "node", "replace", "b", "--out", out, "--yes").expect(t, exitFine, "kineshim join b.json")
 	invoke(t, []string{s}, "", "node", "replace", "w").expect(t, exitUsage, "stderr: w is the witness")
 	invoke(t, []string{s}, "", "node", "replace").expect(t, exitUsage, "stderr: one node's name")
 	invoke(t, []string{s}, "", "witness", "replace", "--out", "/nowhere/w.json").expect(t, exitFailed, "stderr: cannot be written")

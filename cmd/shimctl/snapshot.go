@@ -73,6 +73,9 @@ Keep it elsewhere than on these servers, and as safe as the cluster itself: it h
 }
 
 func (a *app) saveSnapshot(ctx context.Context, path string) error {
+	if err := a.onlyHere("a snapshot holds all that the cluster does"); err != nil {
+		return err
+	}
 	n, err := a.open(ctx)
 	if err != nil {
 		return err

@@ -69,6 +69,9 @@ func (a *app) restoreSnapshot(ctx context.Context, path string, o restoring) err
 	if err != nil {
 		return fmt.Errorf("%s: %w\nnothing has changed", path, err)
 	}
+	if err := a.onlyHere("a snapshot holds all that the cluster does"); err != nil {
+		return err
+	}
 	n, err := a.connect(ctx, func(st *proto.StatusResponse) error {
 		if st.GetPrimary() != st.GetNode() {
 			return fmt.Errorf("this is %s: a snapshot is restored on the primary, %s; run shimctl there, or name its socket with --socket",

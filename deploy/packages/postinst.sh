@@ -31,7 +31,10 @@ if [ "$1" = 1 ] || { [ "$1" = configure ] && [ -z "$2" ]; }; then
 		systemctl enable "$name.service" >/dev/null 2>&1 || echo "$name: systemctl enable $name failed: enable it yourself" >&2
 	fi
 	if [ ! -e "$config/$name.yaml" ]; then
-		echo "$name: installed. Next: the configuration $config/$name.yaml; see /usr/share/doc/$name/quickstart.md"
+		case "$name" in
+		kineshim) echo "kineshim: installed. Next, as root: kineshim init on the first server, and on the second the command that it prints; see /usr/share/doc/kineshim/quickstart.md" ;;
+		*) echo "$name: installed. Next, as root: the command that kineshim init prints; see /usr/share/doc/$name/quickstart.md" ;;
+		esac
 	fi
 elif [ -d /run/systemd/system ] && systemctl is-active --quiet "$name.service"; then
 	echo "$name: the old version runs until you say: systemctl restart $name. One machine at a time; see /usr/share/doc/$name/operations.md, Maintenance"

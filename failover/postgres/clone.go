@@ -27,7 +27,7 @@ func (s *Server) Clone(ctx context.Context, progress func(Progress)) error {
 }
 
 func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64)) error {
-	if _, err := s.majorVersion(ctx); err != nil {
+	if _, err := s.MajorVersion(ctx); err != nil {
 		return err
 	}
 	report("preparing", 0, 0)

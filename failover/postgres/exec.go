@@ -129,8 +129,8 @@ func (l *lines) tail() string { return strings.Join(l.last, "; ") }
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// majorVersion asks the server program for its version and refuses one that this package does not know.
-func (s *Server) majorVersion(ctx context.Context) (int, error) {
+// MajorVersion asks the server program for its version and refuses one that this package does not know.
+func (s *Server) MajorVersion(ctx context.Context) (int, error) {
 	var out bytes.Buffer
 	cmd := s.command(syscall.SIGKILL, "postgres", "--version")
 	cmd.Stdout = &out

@@ -34,7 +34,7 @@ func (s *Server) initDB(ctx context.Context) error {
 	} else if there {
 		return fmt.Errorf("%s: %w", s.cfg.DataDir, ErrExists)
 	}
-	if _, err := s.majorVersion(ctx); err != nil {
+	if _, err := s.MajorVersion(ctx); err != nil {
 		return err
 	}
 	fresh, err := s.freshDataDir(ctx)

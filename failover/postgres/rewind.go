@@ -41,7 +41,7 @@ func (s *Server) rewind(ctx context.Context, report func(string, uint64, uint64)
 	if s.Running() {
 		return ErrRunning
 	}
-	if _, err := s.majorVersion(ctx); err != nil {
+	if _, err := s.MajorVersion(ctx); err != nil {
 		return err
 	}
 	if err := s.prepareDirs(); err != nil {

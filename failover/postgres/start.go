@@ -53,7 +53,7 @@ func (s *Server) Start(ctx context.Context, progress func(Progress)) error {
 }
 
 func (s *Server) start(ctx context.Context, report func(string, uint64, uint64)) error {
-	if _, err := s.majorVersion(ctx); err != nil {
+	if _, err := s.MajorVersion(ctx); err != nil {
 		return err
 	}
 	if err := s.prepareDirs(); err != nil {

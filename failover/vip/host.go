@@ -110,8 +110,10 @@ func findPlace(v VIP, all []Interface) (Place, error) {
 	return place(v, found[0]), notOurs(v, all)
 }
 
+// place puts the address on the interface as that of a single host, whatever prefix length it is configured with: the machine's own address brings the
+// route already, and beside that one Linux refuses an address of the same subnet and another scope (EINVAL, inet_insert_ifa in net/ipv4/devinet.c).
 func place(v VIP, i Interface) Place {
-	return Place{Address: v.Address, Interface: i.Name, Index: i.Index, MAC: i.MAC}
+	return Place{Address: netip.PrefixFrom(v.Address.Addr(), v.Address.Addr().BitLen()), Interface: i.Name, Index: i.Index, MAC: i.MAC}
 }
 
 // notOurs is an error when the address is on the machine for longer than a lease.

@@ -52,6 +52,18 @@ func TestAddressIsTakenAnnouncedAndRenewed(t *testing.T) {
 	})
 }
 
+// As its own subnet's, the kernel would not take it beside the machine's own address.
+func TestAddressIsASingleHostsWhateverItsPrefix(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.host.log()
+		r.role.set(1)
+		r.after(0)
+		if got := r.host.log(); len(got) == 0 || got[0] != putLine {
+			t.Errorf("%v, want %s first", got, putLine)
+		}
+	}, func(c *Config) { c.VIPs[0].Address = netip.MustParsePrefix(testVIP + "/24") })
+}
+
 // Without the other node's hardware address, an earlier answer may have been that one's: it is asked anew, and then taken.
 func TestAddressIsProbedBeforeItIsTaken(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {

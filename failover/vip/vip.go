@@ -36,7 +36,7 @@ type Role interface {
 
 // VIP is one virtual address as configured.
 type VIP struct {
-	// Address with the prefix length that it gets on the interface; a bare address has that of a single host, /32 or /128.
+	// Address with the prefix length that it was configured with, which hooks are told. On the interface it is that of a single host.
 	Address netip.Prefix
 	// Interface takes the address; "" is the one whose subnet contains it.
 	Interface string

@@ -179,7 +179,7 @@ func (c *Cluster) HTTPURL(node string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d", c.plan.Ports[node].HTTP)
 }
 
-// Ports are the node's.
+// Ports are those of a node.
 func (c *Cluster) Ports(node string) Ports { return c.plan.Ports[node] }
 
 // ClientPort is the port of ClientURL.
@@ -248,7 +248,7 @@ func poll(ctx context.Context, what string, done func() (bool, string)) error {
 		if ok {
 			return nil
 		}
-		if ctx.Err() == nil { // else it may only say that time is up
+		if until, ok := ctx.Deadline(); ctx.Err() == nil && (!ok || time.Until(until) > pollEvery) { // else it may only say that time is up
 			last = amiss
 		}
 		select {
