@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
 )
@@ -83,6 +84,15 @@ func FuzzServe(f *testing.F) {
 		}
 		return b.Bytes()
 	}
+	key, err := pki.NewKey()
+	if err != nil {
+		f.Fatal(err)
+	}
+	csr, err := pki.Request(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(frame(Request{Secret: make([]byte, secretBytes), CSR: csr, Name: "b", Host: "h", Raft: "10.0.0.2:1", Peer: "10.0.0.2:2", Postgres: "10.0.0.2:3"}))
 	f.Add(frame(Request{}))
 	f.Add(frame(Request{Secret: make([]byte, secretBytes), Name: "b", Host: strings.Repeat("h", 1000), Raft: "h:1", Dry: true}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -40,8 +41,10 @@ func someAuthority(f *testing.F) *Authority {
 
 // FuzzFiles: of what is read as a member's file, key and certificate belong together, and what is written of it is read as the same.
 func FuzzFiles(f *testing.F) {
-	b := bundle(f, someAuthority(f))
+	a := someAuthority(f)
+	b, other := bundle(f, a), bundle(f, a)
 	f.Add([]byte(b.Member))
+	f.Add([]byte(b.Member[:strings.Index(b.Member, "-----BEGIN CERT")] + other.Member[strings.Index(other.Member, "-----BEGIN CERT"):]))
 	f.Add([]byte(b.CA))
 	f.Add([]byte(b.CAKey))
 	f.Add([]byte("-----BEGIN PRIVATE KEY-----\n"))

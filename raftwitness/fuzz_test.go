@@ -27,7 +27,7 @@ func FuzzHello(f *testing.F) {
 		}
 		f.Add(b.Bytes())
 	}
-	f.Add([]byte(helloMagic + "\xff\xff"))
+	f.Add(append([]byte(helloMagic+"\xff\xff"), make([]byte, 1<<16)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		var h hello

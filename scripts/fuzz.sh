@@ -10,8 +10,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 time=${1:?usage: fuzz.sh TIME [PACKAGE...]}
 shift
 if (($# == 0)); then
-	mapfile -t dirs < <(git ls-files --cached --others --exclude-standard '*_test.go' | xargs grep -lE '^func Fuzz' | xargs -n1 dirname | sort -u)
-	set -- "${dirs[@]/#/./}"
+	mapfile -t dirs < <(go list -f '{{.Dir}}' ./...)
+	for dir in "${dirs[@]}"; do
+		if grep -qsE '^func Fuzz' "$dir"/*_test.go; then
+			set -- "$@" ".${dir#"$PWD"}"
+		fi
+	done
 fi
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/kineshim-fuzz.XXXXXX")

@@ -39,8 +39,8 @@ func FuzzMarkers(f *testing.F) {
 				}
 				continue
 			}
-			if !there {
-				t.Fatal("it is not there")
+			if !there || !json.Valid(b) {
+				t.Fatalf("it is taken: %q", b)
 			}
 			written, err := json.Marshal(v)
 			if err != nil {
@@ -90,6 +90,7 @@ Bytes per WAL segment:                16777216
 func FuzzReplication(f *testing.F) {
 	f.Add([]byte("w\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00data"), uint64(3))
 	f.Add([]byte("k\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00\x01"), uint64(100))
+	f.Add([]byte("k\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00\x01"), uint64(1<<40))
 	f.Add([]byte{}, uint64(1))
 	f.Fuzz(func(t *testing.T, b []byte, before uint64) {
 		a := &acker{acked: record.LSN(before)}

@@ -16,6 +16,7 @@ func FuzzClaim(f *testing.F) {
 	nd[12], nd[13], nd[14+6], nd[14+7], nd[14+40] = 0x86, 0xdd, 58, 255, icmpNeighbourAdvertisement
 	copy(nd[14+40+24:], []byte{2, 1, 2, 0, 0, 0, 0, 9})
 	f.Add(nd)
+	f.Add(nd[:14+40+9])
 	nd[14+40+25] = 0
 	f.Add(nd)
 	f.Fuzz(func(t *testing.T, b []byte) {
