@@ -30,6 +30,7 @@ func FuzzStartup(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 1, 0, 0, 0, 2})
 	f.Add([]byte{0, 0, 0, 17, 0, 3, 0, 0, 'u', 0, 'a', 0, 'u', 0, 'b', 0, 0})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 3, 0, 0})
+	f.Add(append([]byte{0, 0, 0x4e, 0x20, 0, 3, 0, 0}, make([]byte, 20_000)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		packet, code, err := ReadStartup(bufio.NewReaderSize(bytes.NewReader(b), 16))
 		if err != nil {

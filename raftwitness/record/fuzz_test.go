@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"testing"
 )
 
@@ -32,6 +33,16 @@ func FuzzApply(f *testing.F) {
 		all = append(all, b)
 		f.Add(bytes.Join(all, []byte("\n")))
 	}
+	long, old := [][]byte{all[0]}, "b-1"
+	for i := range maxReplaced + 3 {
+		c := Command{Kind: Replace, Epoch: 1, By: "a", Node: "b", OldServerID: old, ServerID: fmt.Sprint("b-x", i)}
+		b, err := c.Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		long, old = append(long, b), c.ServerID
+	}
+	f.Add(bytes.Join(long, []byte("\n")))
 	f.Add([]byte(`{"kind":"init","by":"","node":"","clusterID":"c","systemID":"1","members":[{},{},{}]}`))
 	f.Fuzz(func(t *testing.T, log []byte) {
 		var one, other Record
