@@ -217,6 +217,7 @@ func FuzzLives(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte(`{"others":null}`))
+	f.Add([]byte(`{"server":"a-1","life":3`))
 	path := filepath.Join(f.TempDir(), livesFile)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
@@ -225,6 +226,9 @@ func FuzzLives(f *testing.F) {
 		m := &memory{path: path, held: map[string]uint64{}, dirty: make(chan struct{}, 1)}
 		if m.load() != nil {
 			return
+		}
+		if !json.Valid(b) {
+			t.Fatalf("it is taken: %q", b)
 		}
 		if m.Void != nil && m.Void.At.Year() > 9999 {
 			return // which JSON cannot hold
