@@ -227,7 +227,7 @@ func inProgress(p *pb.Progress) string {
 		line += fmt.Sprintf(" %d %%, %d of %d MiB", 100*p.GetDoneBytes()/total, p.GetDoneBytes()>>20, total>>20)
 	}
 	if p.GetStep() != "" {
-		line += ", waiting on " + p.GetStep()
+		line += ": " + p.GetStep()
 	}
 	return line
 }

@@ -180,7 +180,7 @@ func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
 		fmt.Fprintf(stdout, "Start it: kineshim --config %s\n", s.path)
 		return false, nil
 	}
-	if err := unit.Restart(ctx, service); err != nil {
+	if err := unit.Start(ctx, service); err != nil {
 		return false, fmt.Errorf("%w\nsee journalctl -u kineshim; then run this command again", err)
 	}
 	fmt.Fprintf(stdout, "%s runs, and starts with the machine.\n", service)
