@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -103,7 +104,10 @@ func (n *node) judgeHeld(f *notes, l listener, holder string) {
 		who = "another program"
 	}
 	do := fmt.Sprintf("stop it, or set %s to another port; ss -ltnp 'sport = :%d'", l.key, l.port())
-	if l.key == "client_listen" {
+	switch {
+	case l.key == "members."+n.self.name+".postgres" && strings.HasPrefix(holder, "postgres["):
+		do = fmt.Sprintf("if a killed kineshim has left it: kineshim clean-up --config %s\nif it is another PostgreSQL: %s", n.path, do)
+	case l.key == "client_listen":
 		do = fmt.Sprintf("an etcd, or another datastore? Stop it for good (systemctl disable --now etcd), or set client_listen; ss -ltnp 'sport = :%d'", l.port())
 	}
 	f.fail(do, "%s: %s listens at %s already, and kineshim does not run", l.key, who, l.address)

@@ -21,10 +21,7 @@ func (p fakePorts) TryListen(address string, anywhere bool) error {
 	return p[address]
 }
 func (fakePorts) Holder(address string) string {
-	if address == "127.0.0.1:2379" {
-		return "etcd[42]"
-	}
-	return ""
+	return map[string]string{"127.0.0.1:2379": "etcd[42]", "192.168.1.10:5433": "postgres[43]"}[address]
 }
 
 func TestThePortsMustBeFreeWhileKineshimDoesNotRun(t *testing.T) {
@@ -37,7 +34,8 @@ func TestThePortsMustBeFreeWhileKineshimDoesNotRun(t *testing.T) {
 		"free":              {want: []string{"ok 8 of the 8 ports"}},
 		"kineshim's own":    {ports: fakePorts{"127.0.0.1:2379": taken}, running: true, want: []string{"ok kineshim runs: its 8 ports are its own"}},
 		"an etcd":           {ports: fakePorts{"127.0.0.1:2379": taken}, want: []string{"FAIL client_listen: etcd[42] listens at 127.0.0.1:2379 already // systemctl disable --now etcd", "ok 7 of the 8"}},
-		"another program":   {ports: fakePorts{"192.168.1.10:5433": taken}, want: []string{"FAIL members.a.postgres: another program listens // ss -ltnp 'sport = :5433'", "ok 7 of the 8"}},
+		"a PostgreSQL":      {ports: fakePorts{"192.168.1.10:5433": taken}, want: []string{"FAIL members.a.postgres: postgres[43] listens // kineshim clean-up --config ", "ok 7 of the 8"}},
+		"another program":   {ports: fakePorts{"192.168.1.10:2383": taken}, want: []string{"FAIL members.a.peer: another program listens // ss -ltnp 'sport = :2383'", "ok 7 of the 8"}},
 		"on a virtual one":  {ports: fakePorts{"192.168.1.50:2379": taken}, want: []string{"FAIL vip_etcd.port: another program // vip_etcd.port", "ok 7 of the 8"}},
 		"a foreign address": {ports: fakePorts{"192.168.1.10:2384": os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)}, want: []string{"FAIL members.a.raft: this machine has no address 192.168.1.10:2384 // ip -brief address", "ok 7 of the 8"}},
 		"not root":          {ports: fakePorts{":7443": os.NewSyscallError("bind", syscall.EACCES)}, want: []string{"warn apiserver.listen: not tried // sudo shimctl doctor", "ok 7 of the 8"}},
