@@ -62,7 +62,6 @@ const (
 // explainAsk says what an error of Ask means, and what to do.
 func (n *node) explainAsk(m member, err error) (found, do string) {
 	id := n.enrolment.id
-	join := fmt.Sprintf("%s join --config FILE %s.json", programOf(m), m.name)
 	elsewhere := fmt.Sprintf("correct members.%s.raft, or what listens there: on %s: ss -ltnp", m.name, m.name)
 	var stranger x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
@@ -82,7 +81,7 @@ func (n *node) explainAsk(m member, err error) (found, do string) {
 			fmt.Sprintf("on %s: systemctl status %s\n%s", m.name, programOf(m), elsewhere)
 	case strings.Contains(text, unknownCluster):
 		return fmt.Sprintf("who answers there is not a member of cluster %s: it has not joined yet, or is in another cluster", id.ClusterID),
-			fmt.Sprintf("on %s: %s\nif it is not %s that answers: %s", m.name, join, m.name, elsewhere)
+			fmt.Sprintf("on %s: %s join, with the command that kineshim init has printed, or with %s.json\nif it is not %s that answers: %s", m.name, programOf(m), m.name, m.name, elsewhere)
 	case strings.Contains(text, notBelieved):
 		return "it does not believe this node's certificate", n.disbelieved(m)
 	case strings.Contains(text, "no application protocol"):

@@ -43,7 +43,7 @@ func (n *node) listeners() []listener {
 	for _, a := range n.cfg.ClientAddresses() {
 		all = append(all, listener{key: "client_listen", address: a.HostPort})
 	}
-	for _, l := range []listener{{key: "http_listen", address: n.cfg.HTTPListen}, {key: "apiserver.listen", address: n.cfg.APIServer.Listen}} {
+	for _, l := range []listener{{key: "control_listen", address: n.cfg.ControlListen}, {key: "http_listen", address: n.cfg.HTTPListen}, {key: "apiserver.listen", address: n.cfg.APIServer.Listen}} {
 		if l.address != "" {
 			all = append(all, l)
 		}

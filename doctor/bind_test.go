@@ -31,18 +31,18 @@ func TestThePortsMustBeFreeWhileKineshimDoesNotRun(t *testing.T) {
 		running bool
 		want    []string
 	}{
-		"free":              {want: []string{"ok 8 of the 8 ports"}},
-		"kineshim's own":    {ports: fakePorts{"127.0.0.1:2379": taken}, running: true, want: []string{"ok kineshim runs: its 8 ports are its own"}},
-		"an etcd":           {ports: fakePorts{"127.0.0.1:2379": taken}, want: []string{"FAIL client_listen: etcd[42] listens at 127.0.0.1:2379 already // systemctl disable --now etcd", "ok 7 of the 8"}},
-		"a PostgreSQL":      {ports: fakePorts{"192.168.1.10:5433": taken}, want: []string{"FAIL members.a.postgres: postgres[43] listens // kineshim clean-up --config ", "ok 7 of the 8"}},
-		"another program":   {ports: fakePorts{"192.168.1.10:2383": taken}, want: []string{"FAIL members.a.peer: another program listens // ss -ltnp 'sport = :2383'", "ok 7 of the 8"}},
-		"on a virtual one":  {ports: fakePorts{"192.168.1.50:2379": taken}, want: []string{"FAIL vip_etcd.port: another program // vip_etcd.port", "ok 7 of the 8"}},
-		"a foreign address": {ports: fakePorts{"192.168.1.10:2384": os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)}, want: []string{"FAIL members.a.raft: this machine has no address 192.168.1.10:2384 // ip -brief address", "ok 7 of the 8"}},
-		"not root":          {ports: fakePorts{":7443": os.NewSyscallError("bind", syscall.EACCES)}, want: []string{"warn apiserver.listen: not tried // sudo shimctl doctor", "ok 7 of the 8"}},
-		"something else":    {ports: fakePorts{"127.0.0.1:8008": errors.New("no buffers")}, want: []string{"FAIL http_listen: 127.0.0.1:8008: no buffers // dmesg", "ok 7 of the 8"}},
+		"free":              {want: []string{"ok 9 of the 9 ports"}},
+		"kineshim's own":    {ports: fakePorts{"127.0.0.1:2379": taken}, running: true, want: []string{"ok kineshim runs: its 9 ports are its own"}},
+		"an etcd":           {ports: fakePorts{"127.0.0.1:2379": taken}, want: []string{"FAIL client_listen: etcd[42] listens at 127.0.0.1:2379 already // systemctl disable --now etcd", "ok 8 of the 9"}},
+		"a PostgreSQL":      {ports: fakePorts{"192.168.1.10:5433": taken}, want: []string{"FAIL members.a.postgres: postgres[43] listens // kineshim clean-up --config ", "ok 8 of the 9"}},
+		"another program":   {ports: fakePorts{"192.168.1.10:2383": taken}, want: []string{"FAIL members.a.peer: another program listens // ss -ltnp 'sport = :2383'", "ok 8 of the 9"}},
+		"on a virtual one":  {ports: fakePorts{"192.168.1.50:2379": taken}, want: []string{"FAIL vip_etcd.port: another program // vip_etcd.port", "ok 8 of the 9"}},
+		"a foreign address": {ports: fakePorts{"192.168.1.10:2384": os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)}, want: []string{"FAIL members.a.raft: this machine has no address 192.168.1.10:2384 // ip -brief address", "ok 8 of the 9"}},
+		"not root":          {ports: fakePorts{":7443": os.NewSyscallError("bind", syscall.EACCES)}, want: []string{"warn apiserver.listen: not tried // sudo shimctl doctor", "ok 8 of the 9"}},
+		"something else":    {ports: fakePorts{"127.0.0.1:8008": errors.New("no buffers")}, want: []string{"FAIL http_listen: 127.0.0.1:8008: no buffers // dmesg", "ok 8 of the 9"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t, "http_listen: 127.0.0.1:8008", `apiserver: {listen: ":7443"}`, "vips: [{address: 192.168.1.50}]", "vip_etcd: {port: 2379, accept_plain_text: true}",
+			n := newNode(t, "control_listen: 0.0.0.0:2382", "http_listen: 127.0.0.1:8008", `apiserver: {listen: ":7443"}`, "vips: [{address: 192.168.1.50}]", "vip_etcd: {port: 2379, accept_plain_text: true}",
 				"applications: {listen: ['127.0.0.1:5432'], accept_plain_text: true, databases: [{name: shop, password_file: /x}]}")
 			n.running = tc.running
 			expect(t, n.checkBinds(tc.ports), tc.want...)

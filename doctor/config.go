@@ -16,24 +16,29 @@ const configCheck = "configuration"
 
 // loadConfig reads the file as kineshim does. The findings are its mistakes; without any, the configuration is whole.
 func loadConfig(path string) (config.Node, []Finding) {
-	n := notes{check: configCheck}
 	cfg, err := config.LoadNode(path)
 	if err == nil {
 		if serr := postgres.CheckSettings(cfg.Postgres.Settings); serr != nil {
 			err = fmt.Errorf("%s:\n  postgres.settings: %w", path, serr)
 		}
 	}
+	return cfg, judgeConfig(path, err)
+}
+
+// judgeConfig says what keeps the configuration from being used; nil for no error.
+func judgeConfig(path string, err error) []Finding {
+	n := notes{check: configCheck}
 	switch {
 	case err == nil:
 	case errors.Is(err, fs.ErrNotExist):
-		n.fail("write it: the package has an example, /usr/share/doc/kineshim/examples/kineshim.yaml\nif it is elsewhere: shimctl doctor --config FILE",
-			"there is no %s", path)
+		n.fail("kineshim init and kineshim join write it, as root; the package has an example, /usr/share/doc/kineshim/examples/kineshim.yaml\n"+
+			"if it is elsewhere: shimctl doctor --config FILE", "there is no %s", path)
 	case errors.Is(err, fs.ErrPermission):
 		n.fail("run it as root: sudo shimctl doctor", "%s cannot be read: permission denied", path)
 	default:
 		n.fail("correct it; the keys are in configuration.md\nthen: kineshim --config "+path+" --check", "%s", countMistakes(err.Error()))
 	}
-	return cfg, n.all
+	return n.all
 }
 
 // countMistakes says how many there are, if they stand below one another.

@@ -41,8 +41,8 @@ func (n *node) checkEnrolment(files Files) []Finding {
 	e := n.enrolment
 	switch {
 	case errors.Is(e.err, raftwitness.ErrNotEnrolled):
-		f.fail(fmt.Sprintf("on the first data node, once: kineshim init --config %s --enrolments /root/enrolments\non the other one: kineshim join --config %s %s.json",
-			n.path, n.path, n.cfg.Name),
+		f.fail("on the first data node, once, as root: kineshim init\non the other one, with the command that it prints: echo TOKEN | kineshim join\n"+
+			"if that has been done: the founding waits for all three; kineshim token, on the first one, prints the commands anew",
 			"this node is in no cluster yet: there is no identity in %s", n.cfg.DataDir)
 		return f.all
 	case errors.Is(e.err, fs.ErrPermission):

@@ -61,7 +61,7 @@ func TestTheEnrolmentSaysWhoThisIs(t *testing.T) {
 		}, want: []string{"ok a data node of cluster ", "ok is good until"}},
 		"not yet": {life: year, spoil: func(t *testing.T, n *node, _ *pki.Authority, _ fakeFiles) {
 			n.enrolment = loadEnrolment(t.TempDir())
-		}, want: []string{"FAIL this node is in no cluster yet // kineshim init --config "}},
+		}, want: []string{"FAIL this node is in no cluster yet // echo TOKEN | kineshim join"}},
 		"a broken identity": {life: year, spoil: func(t *testing.T, n *node, _ *pki.Authority, _ fakeFiles) {
 			n.enrolment = loadEnrolment(filepath.Dir(writeFile(t, filepath.Join(t.TempDir(), "identity.json"), "{")))
 		}, want: []string{"FAIL read identity // shimctl node replace a"}},

@@ -6,6 +6,7 @@ import (
 
 	"kineshim/config"
 	"kineshim/raftwitness"
+	"kineshim/raftwitness/record"
 )
 
 // member is one of the three, as this node is to reach it: host:port each, "" where it has none or none is known.
@@ -33,8 +34,24 @@ func (m member) ports() []port {
 // port is one address of a member.
 type port struct{ key, name, address string }
 
-// membersOf are this node and the others, data nodes first. All that the checks know of where members are is from here.
+// complete fills in where the members were enrolled, as kineshim does; a nil id leaves the configuration as it is. The error is about the whole.
+func complete(cfg *config.Node, id *raftwitness.Identity) error {
+	if id == nil {
+		return nil
+	}
+	at := map[string]config.Member{}
+	for _, p := range id.Peers {
+		if p.Role == record.Witness || p.Peer != "" { // who was enrolled by a file has them in the configuration
+			at[p.Name] = config.Member{Raft: p.Raft, Peer: p.Peer, Postgres: p.Postgres}
+		}
+	}
+	return cfg.Enrolled(at)
+}
+
+// membersOf are this node and the others, data nodes first, as far as they are known: before the enrolment, the configuration need not name them. All
+// that the checks know of where members are is from here.
 func membersOf(cfg config.Node, id *raftwitness.Identity) (self member, others []member) {
+	self.name = cfg.Name
 	for name, c := range cfg.Members {
 		m := member{name: name, raft: c.Raft, peer: c.Peer, postgres: c.Postgres}
 		if id != nil {
@@ -67,6 +84,14 @@ func otherData(others []member) member {
 		}
 	}
 	return member{}
+}
+
+// other is what the other data node is called, in a sentence.
+func (n *node) other() string {
+	if name := otherData(n.others).name; name != "" {
+		return name
+	}
+	return "the other data node"
 }
 
 // nameOf is the member's name in a server ID; see raftwitness.NewServerID.

@@ -46,7 +46,7 @@ func TestWhoAnswersAtARaftPortIsToldApart(t *testing.T) {
 		"another cluster": {own: year, at: func(t *testing.T, n *node, _ *member) string {
 			id := founded(n.cfg)["w"]
 			return voter(t, newAuthority(t, id.ClusterID), id, year)
-		}, want: []string{"FAIL is not a member of cluster // raftwitness join --config FILE w.json"}},
+		}, want: []string{"FAIL is not a member of cluster // raftwitness join, with"}},
 		"the same cluster's name, another authority": {own: year, at: func(t *testing.T, n *node, _ *member) string {
 			id := otherIdentity(n, "w")
 			return voter(t, newAuthority(t, id.ClusterID), id, year)

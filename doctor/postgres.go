@@ -100,7 +100,7 @@ func (n *node) judgeOSUser(f *notes, files Files, users Users) {
 // judgeOtherMajor says what is known of the other node's version. A standby that streams has the same: PostgreSQL's physical replication works within a
 // major version only.
 func (n *node) judgeOtherMajor(f *notes, major int) {
-	other := otherData(n.others).name
+	other := n.other()
 	for _, s := range n.status.GetNodes() {
 		state := s.GetState()
 		if state.GetStreaming() && s.GetReachable() {

@@ -69,10 +69,13 @@ type check struct {
 func Run(ctx context.Context, path string, p Probes) Report {
 	cfg, mistakes := loadConfig(path)
 	if mistakes != nil {
-		mistakes = append(mistakes, Finding{configCheck, Warn, "nothing else was checked, as it all needs the configuration", []string{"correct that first, and run this again"}})
-		return Report{Node: cfg.Name, Failed: true, Findings: mistakes}
+		return unusable(cfg.Name, mistakes)
 	}
 	n := &node{path: path, cfg: cfg, now: p.Now(), enrolment: loadEnrolment(cfg.DataDir)}
+	if err := complete(&n.cfg, n.enrolment.id); err != nil {
+		return unusable(cfg.Name, judgeConfig(path, err))
+	}
+	cfg = n.cfg
 	n.self, n.others = membersOf(cfg, n.enrolment.id)
 	k3s, unitErr, statusErr := n.ask(ctx, p)
 	n.user = findServiceUser(n.unit, cfg.DataDir, p.Files, p.Users)
@@ -98,6 +101,12 @@ func Run(ctx context.Context, path string, p Probes) Report {
 	}
 	r.Failed = r.Count(Fail) > 0
 	return r
+}
+
+// unusable is the report on a configuration that cannot be used.
+func unusable(name string, mistakes []Finding) Report {
+	rest := Finding{configCheck, Warn, "nothing else was checked, as it all needs the configuration", []string{"correct that first, and run this again"}}
+	return Report{Node: name, Failed: true, Findings: append(mistakes, rest)}
 }
 
 // ask finds out what the checks rest on, side by side.

@@ -70,7 +70,7 @@ func (n *node) checkVIP(ctx context.Context, f *notes, host vip.Host, v config.V
 
 // judgeClaims: somebody else may be the other data node, which holds the address as the primary.
 func (n *node) judgeClaims(f *notes, addr string, s vip.Sight) {
-	other := otherData(n.others).name
+	other := n.other()
 	macs, known := n.otherMACs(addr)
 	foreign := slices.DeleteFunc(slices.Clone(s.Claims), func(mac string) bool { return slices.Contains(macs, mac) })
 	switch {

@@ -14,15 +14,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kineshim/config"
 	"kineshim/doctor"
 	"kineshim/proto"
 	"kineshim/version"
 )
 
-const defaultConfig = "/etc/kineshim/kineshim.yaml"
-
 func (a *app) doctorCommand() *cobra.Command {
-	path, format := defaultConfig, asTable
+	path, format := config.DefaultNodeFile, asTable
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "check whether this machine is fit for a data node, and say what to do about it",
@@ -49,6 +48,7 @@ func (a *app) doctor(ctx context.Context, path string, format outputFormat) erro
 	if err != nil {
 		return err
 	}
+	a.pass = nil // it is this machine that is looked at
 	probes, done := doctor.Local()
 	defer done()
 	probes.StatusOf, probes.Version = a.statusOf, version.Version

@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"kineshim/doctor"
 	"kineshim/proto"
+	"kineshim/raftwitness/record"
 )
 
 // sickly is the report on a node with something of everything.
@@ -75,8 +77,21 @@ func TestDoctorIsForProgramsToo(t *testing.T) {
 
 func TestDoctorNeedsAConfiguration(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none.yaml")
-	invoke(t, nil, "", "doctor", "--config", path).expect(t, exitFailed, "FAIL  configuration  there is no "+path, "do: write it")
+	invoke(t, nil, "", "doctor", "--config", path).expect(t, exitFailed, "FAIL  configuration  there is no "+path, "do: kineshim init and kineshim join write it")
 	invoke(t, nil, "", "doctor", "now").expect(t, exitUsage, "stderr: now")
+}
+
+// Credentials for other machines do not lead it away from this one.
+func TestDoctorLooksAtThisMachineWhateverTheCredentials(t *testing.T) {
+	dir := socketDir(t)
+	path := filepath.Join(dir, "kineshim.yaml")
+	s := serve(t, &control{status: always(paired())})
+	if err := os.WriteFile(path, []byte("node: a\ndata_dir: "+dir+"\ncontrol_socket: "+s+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	far := startAfar(t, record.Data, &control{status: always(orphaned())})
+	t.Setenv(credentialsEnv, far.pass(t, time.Hour, time.Now(), far.address))
+	invoke(t, nil, "", "doctor", "--config", path).expect(t, exitFailed, "a serves. Automatic failover is armed")
 }
 
 // The whole command on this machine, which has no cluster but a kineshim that answers.
@@ -94,7 +109,7 @@ members:
 	}
 	s := serve(t, &control{status: always(variant(paired, func(st *proto.StatusResponse) { st.Version = "v0.0" }))})
 	invoke(t, []string{s}, "", "doctor", "--config", path).expect(t, exitFailed,
-		"this node is in no cluster yet", "kineshim init --config "+path, "b at 127.0.0.1:1 (Raft)", "fdatasync of 8 KiB", "kineshim v0.0 runs here, and shimctl is", "Run it on b too")
+		"this node is in no cluster yet", "on the first data node, once, as root: kineshim init", "b at 127.0.0.1:1 (Raft)", "fdatasync of 8 KiB", "kineshim v0.0 runs here, and shimctl is", "Run it on b too")
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("it has changed something: %v, %v", left, err)
 	}
