@@ -5,8 +5,8 @@ import (
 	"strings"
 
 	"kineshim/config"
+	"kineshim/joining"
 	"kineshim/raftwitness"
-	"kineshim/raftwitness/record"
 )
 
 // member is one of the three, as this node is to reach it: host:port each, "" where it has none or none is known.
@@ -39,13 +39,7 @@ func complete(cfg *config.Node, id *raftwitness.Identity) error {
 	if id == nil {
 		return nil
 	}
-	at := map[string]config.Member{}
-	for _, p := range id.Peers {
-		if p.Role == record.Witness || p.Peer != "" { // who was enrolled by a file has them in the configuration
-			at[p.Name] = config.Member{Raft: p.Raft, Peer: p.Peer, Postgres: p.Postgres}
-		}
-	}
-	return cfg.Enrolled(at)
+	return cfg.Enrolled(joining.Addresses(id.Peers))
 }
 
 // membersOf are this node and the others, data nodes first, as far as they are known: before the enrolment, the configuration need not name them. All

@@ -122,7 +122,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 			return id, s, err
 		}
 	}
-	if err := s.cfg.Enrolled(addresses(e.Identity.Peers)); err != nil {
+	if err := s.cfg.Enrolled(joining.Addresses(e.Identity.Peers)); err != nil {
 		return id, s, err
 	}
 	if err := matches(s.cfg, e.Identity); err != nil {

@@ -145,17 +145,6 @@ func (s setup) member(host string) (raftwitness.Peer, error) {
 	return p, nil
 }
 
-// addresses are a member's, as the configuration has them.
-func addresses(peers []raftwitness.Peer) map[string]config.Member {
-	out := map[string]config.Member{}
-	for _, p := range peers {
-		if p.Role == record.Witness || p.Peer != "" { // who was enrolled by a file has them in the configuration
-			out[p.Name] = config.Member{Raft: p.Raft, Peer: p.Peer, Postgres: p.Postgres}
-		}
-	}
-	return out
-}
-
 // major is the version of the PostgreSQL that this machine would run.
 func (s setup) major(ctx context.Context) (int, error) {
 	pc := localPostgres(s.cfg, postgres.NewSecrets(), slog.New(slog.DiscardHandler))
