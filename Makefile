@@ -10,9 +10,13 @@ DIST := dist
 # Where `make run` keeps its cluster.
 RUN := run
 
+# The same for all that is built, checked and tested, so that each package is compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS := $(filter-out -trimpath,$(GOFLAGS)) -trimpath
+
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 # -buildvcs=false: the version is stamped here, and a checkout that belongs to another user must build too.
-GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X kineshim/version.Version=$(VERSION)"
+GOBUILD := go build -buildvcs=false -ldflags "-s -w -X kineshim/version.Version=$(VERSION)"
 PRODUCTS := ./cmd/kineshim ./cmd/raftwitness ./cmd/shimctl
 DEMO := ./integration/cmd/devcluster ./integration/cmd/kv
 TOOLS := bin/tools
@@ -97,7 +101,7 @@ failover-bench: setup build ## time failovers: ROUNDS=50 per kind, KINDS=kill-gr
 .PHONY: bench
 bench: setup build ## kineshim beside etcd and kine: QUICK=1 for what is to be reached, in 6 minutes; results in OUT=bench.jsonl
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/peerbench ./integration/cmd/kineserver
-	@CGO_ENABLED=0 go -C integration/peers build -trimpath -buildvcs=false -ldflags "-s -w" -o "$(abspath $(BIN))/etcd" go.etcd.io/etcd/server/v3
+	@go -C integration/peers build -buildvcs=false -ldflags "-s -w" -o "$(abspath $(BIN))/etcd" go.etcd.io/etcd/server/v3
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" $(BIN)/peerbench --out $(or $(OUT),bench.jsonl) $(if $(filter-out 0,$(QUICK)),--quick) $(BENCHFLAGS)
 
 .PHONY: sim
@@ -125,7 +129,7 @@ fuzz: ## random inputs for whatever reads from the network or from disk: FUZZTIM
 .PHONY: nemesis
 nemesis: setup-lab build ## random failures of a cluster on three hosts, as root: SEED=n, NEMESIS=5m, BURST=n that one of the seed only, PLAN=file instead of a seed, RACE=1 nodes with the race detector; evidence in OUT=/tmp/kineshim-nemesis
 	@$(if $(filter-out 0,$(RACE)),mkdir -p "$(BIN)/race" && CGO_ENABLED=1 go build -race -buildvcs=false -o "$(BIN)/race/" ./cmd/kineshim ./cmd/raftwitness)
-	@CGO_ENABLED=0 go -C integration/linearizability build -trimpath -buildvcs=false -o "$(abspath $(BIN))/" ./cmd/nemesis
+	@go -C integration/linearizability build -buildvcs=false -o "$(abspath $(BIN))/" ./cmd/nemesis
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))$(if $(filter-out 0,$(RACE)),/race)" $(BIN)/nemesis --for $(or $(NEMESIS),5m) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) $(if $(BURST),--burst $(BURST)) $(if $(PLAN),--plan $(PLAN)) $(NEMESISFLAGS)
 
 .PHONY: lab

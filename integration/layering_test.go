@@ -25,7 +25,7 @@ var anybodys = []string{"kineshim/quiet", "kineshim/turnstile"}
 // decides does nothing else.
 func TestDependenciesPointOneWay(t *testing.T) {
 	for pkg, forbidden := range map[string][]string{
-		"cmd/raftwitness":     {"github.com/jackc/", "go.etcd.io/etcd/", "google.golang.org/grpc", "github.com/k3s-io/", "github.com/vishvananda/", "kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/balancer", "kineshim/pgrelay", "kineshim/monitor/nodemetrics", "github.com/prometheus/"},
+		"cmd/raftwitness":     {"github.com/jackc/", "go.etcd.io/etcd/", "google.golang.org/grpc", "github.com/k3s-io/", "github.com/vishvananda/", "kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/balancer", "kineshim/pgrelay", "kineshim/monitor/nodemetrics", "kineshim/doctor", "github.com/prometheus/"},
 		"raftwitness":         {"kineshim/kineshim", "kineshim/failover", "kineshim/proto", "kineshim/config"},
 		"failover":            {"kineshim/kineshim", "go.etcd.io/etcd/", "github.com/k3s-io/", "github.com/hashicorp/raft"},
 		"kineshim":            {"kineshim/failover", "github.com/hashicorp/raft"},

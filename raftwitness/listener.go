@@ -58,6 +58,8 @@ type helloReply struct {
 	Departed uint64 `json:"departed,omitempty"`
 	// Certificate answers Renew, DER.
 	Certificate []byte `json:"certificate,omitempty"`
+	// Clock answers Ask: the wall clock of who answers. It is shown to operators and decides nothing.
+	Clock time.Time `json:"clock,omitzero"`
 }
 
 const (
@@ -239,6 +241,9 @@ func (l *Listener) route(c net.Conn, h hello) (*group, error) {
 // reply is what the caller is told. g is nil if the cluster is not known.
 func (g *group) reply(h hello, err error) helloReply {
 	r := helloReply{Departed: h.Departed}
+	if h.Ask {
+		r.Clock = time.Now().UTC()
+	}
 	if err != nil {
 		why := err.Error()
 		r = helloReply{Error: why[:min(len(why), errorMax)]}

@@ -8,7 +8,7 @@ bin=$(mktemp -d /tmp/kineshim-bin.XXXXXX)
 trap 'rm -rf "$bin"' EXIT
 chmod 0755 "$bin"
 make --no-print-directory build BIN="$bin"
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$bin/" ./integration/cmd/engineserver ./integration/cmd/lab
+go build -buildvcs=false -o "$bin/" ./integration/cmd/engineserver ./integration/cmd/lab
 export KINESHIM_BIN_DIR=$bin
 
 echo "go vet ./..."

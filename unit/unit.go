@@ -22,6 +22,11 @@ func Known(ctx context.Context, service string) bool {
 	return systemctl(ctx, "cat", service) == nil
 }
 
+// Start starts the service, unless it runs, and has it start with the machine. It returns when the service says that it is ready.
+func Start(ctx context.Context, service string) error {
+	return systemctl(ctx, "enable", "--now", service)
+}
+
 // Restart starts the service, or starts it anew if it runs, and has it start with the machine. It returns when the service says that it is ready.
 func Restart(ctx context.Context, service string) error {
 	if err := systemctl(ctx, "enable", service); err != nil {

@@ -11,6 +11,7 @@ import (
 	"kineshim/config"
 	"kineshim/failover/postgres"
 	"kineshim/joining"
+	"kineshim/ownership"
 	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
@@ -172,6 +173,9 @@ func (o options) newTokens(stdout io.Writer) error {
 		}
 		return true, nil
 	})
+	if err == nil {
+		err = ownership.Give(cfg.DataDir) // the service goes on with the list
+	}
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 			return id, s, err
 		}
 	}
-	if err := s.cfg.Enrolled(addresses(e.Identity.Peers)); err != nil {
+	if err := s.cfg.Enrolled(joining.Addresses(e.Identity.Peers)); err != nil {
 		return id, s, err
 	}
 	if err := matches(s.cfg, e.Identity); err != nil {
@@ -227,7 +227,7 @@ func inProgress(p *pb.Progress) string {
 		line += fmt.Sprintf(" %d %%, %d of %d MiB", 100*p.GetDoneBytes()/total, p.GetDoneBytes()>>20, total>>20)
 	}
 	if p.GetStep() != "" {
-		line += ", waiting on " + p.GetStep()
+		line += ": " + p.GetStep()
 	}
 	return line
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,5 +281,30 @@ func TestTokenOnTheCommandLineIsRefused(t *testing.T) {
 	code, out := typed(t.Context(), "", "join", "kj1.secret")
 	if first, _, _ := strings.Cut(out, "\n"); code != 2 || !strings.Contains(first, "standard input") || strings.Contains(first, "secret") {
 		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+func TestNewTokensLeaveTheListToTheService(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes files for others")
+	}
+	a := newMachine(t, "a")
+	if code, out := typed(t.Context(), "", a.flags("init")...); code != 0 {
+		t.Fatalf("init: exit %d, %s", code, out)
+	}
+	const service = 1 // daemon, on each Debian
+	for _, path := range []string{a.dataDir, filepath.Join(a.dataDir, "founding.json")} {
+		if err := os.Chown(path, service, service); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, out := typed(t.Context(), "", "token", "--config", a.config); code != 0 || len(tokens(t, out)) != 2 {
+		t.Fatalf("token: exit %d, %s", code, out)
+	}
+	for _, name := range []string{"founding.json", "founding.lock"} {
+		fi, err := os.Stat(filepath.Join(a.dataDir, name))
+		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != service {
+			t.Errorf("%s: %+v, %v", name, fi, err)
+		}
 	}
 }

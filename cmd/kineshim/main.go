@@ -169,7 +169,7 @@ func complete(cfg *config.Node) (enrolled bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return true, cfg.Enrolled(addresses(id.Peers))
+	return true, cfg.Enrolled(joining.Addresses(id.Peers))
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"kineshim/config"
+	"kineshim/joining"
 	"kineshim/pki"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
@@ -131,7 +132,7 @@ func (o options) makeOperator(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := cfg.Enrolled(addresses(id.Peers)); err != nil {
+	if err := cfg.Enrolled(joining.Addresses(id.Peers)); err != nil {
 		return err
 	}
 	nodes, err := controlAddresses(cfg)

@@ -72,7 +72,7 @@ func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnot
 	if err != nil {
 		return err
 	}
-	if err := cfg.Enrolled(addresses(id.Peers)); err != nil {
+	if err := cfg.Enrolled(joining.Addresses(id.Peers)); err != nil {
 		return err
 	}
 	if err := matches(cfg, id); err != nil {

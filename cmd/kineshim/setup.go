@@ -145,17 +145,6 @@ func (s setup) member(host string) (raftwitness.Peer, error) {
 	return p, nil
 }
 
-// addresses are a member's, as the configuration has them.
-func addresses(peers []raftwitness.Peer) map[string]config.Member {
-	out := map[string]config.Member{}
-	for _, p := range peers {
-		if p.Role == record.Witness || p.Peer != "" { // who was enrolled by a file has them in the configuration
-			out[p.Name] = config.Member{Raft: p.Raft, Peer: p.Peer, Postgres: p.Postgres}
-		}
-	}
-	return out
-}
-
 // major is the version of the PostgreSQL that this machine would run.
 func (s setup) major(ctx context.Context) (int, error) {
 	pc := localPostgres(s.cfg, postgres.NewSecrets(), slog.New(slog.DiscardHandler))
@@ -180,7 +169,7 @@ func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
 		fmt.Fprintf(stdout, "Start it: kineshim --config %s\n", s.path)
 		return false, nil
 	}
-	if err := unit.Restart(ctx, service); err != nil {
+	if err := unit.Start(ctx, service); err != nil {
 		return false, fmt.Errorf("%w\nsee journalctl -u kineshim; then run this command again", err)
 	}
 	fmt.Fprintf(stdout, "%s runs, and starts with the machine.\n", service)

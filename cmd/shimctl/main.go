@@ -122,6 +122,7 @@ Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
   shimctl promote b --force           b takes over though it may lack writes: shows the loss, asks first
   shimctl history                     what happened when, and why
   shimctl pause                       before maintenance: nobody takes over by itself
+  shimctl doctor                      is this machine fit for it? checks, and says what to do
   shimctl --socket run/a/control.sock --socket run/b/control.sock status
   shimctl --credentials alice.json status    from another machine`,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -140,7 +141,7 @@ Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
 	flags.StringArrayVar(&a.nodes, "node", nil, "`host:port` of a node, with --credentials, if the file has not the right ones; may be given several times")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long a node may take to answer")
 	root.AddCommand(a.statusCommand(), a.promoteCommand(), a.historyCommand(), a.pauseCommand(), a.resumeCommand(), a.versionCommand(), a.snapshotCommand(),
-		a.witnessCommand(), a.nodeCommand(), a.serveCommand())
+		a.witnessCommand(), a.nodeCommand(), a.serveCommand(), a.doctorCommand())
 	return root
 }
 

@@ -37,6 +37,20 @@ const (
 	probeName = "disk-probe"
 )
 
+// refused is how many bytes must be free of total for the native engine to take writes (its NOSPACE).
+func refused(total int64) int64 { return lowMark(total) / 3 * 2 }
+
+// Look is the state of the file system that dir is on, at this moment. Whether it takes writes is not tried.
+func Look(dir string) (State, error) {
+	free, total, err := space(dir)
+	if err != nil {
+		return State{}, err
+	}
+	var s State
+	s.room(free, total)
+	return s, nil
+}
+
 // State is what is known of a disk. The zero State is a disk of which nothing is known.
 type State struct {
 	Free, Total int64 // bytes
@@ -60,6 +74,13 @@ func (s State) Trouble() string {
 	}
 	return ""
 }
+
+// Refused says whether the native engine refuses writes on this disk.
+func (s State) Refused() bool { return s.Free < refused(s.Total) }
+
+// LowMark and RefusedMark are how many bytes must be free for the disk not to be Low, and not to be Refused.
+func (s State) LowMark() int64     { return lowMark(s.Total) }
+func (s State) RefusedMark() int64 { return refused(s.Total) }
 
 // room takes in how much is free.
 func (s *State) room(free, total int64) {

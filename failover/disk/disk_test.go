@@ -104,3 +104,24 @@ func TestRealDiskIsWatched(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestRefusedIsTheEnginesMark(t *testing.T) {
+	const grain = 64 // bytes, of rounding
+	for _, total := range []int64{gb / 4, gb, 3 * gb, 10 * gb, 30 * gb, 1000 * gb} {
+		refuses := max(64<<20, min(total/20, gb))
+		below, above := State{Free: refuses - grain, Total: total}, State{Free: refuses + grain, Total: total}
+		if !below.Refused() || above.Refused() {
+			t.Errorf("of %d MB, the engine refuses writes below %d MB, here it is %d", total>>20, refuses>>20, below.RefusedMark()>>20)
+		}
+	}
+}
+
+func TestLookSeesTheRoomThatThereIs(t *testing.T) {
+	s, err := Look(t.TempDir())
+	if err != nil || s.Total == 0 || s.Free > s.Total || s.Low != (s.Free < s.LowMark()) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := Look(filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("no error for a directory that is not there")
+	}
+}
