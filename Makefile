@@ -114,12 +114,17 @@ e2e: setup ## Kubernetes' own storage tests against kineshim (also part of `make
 	@integration/kubernetes/run.sh $(TESTFLAGS)
 
 .PHONY: soak
-soak: setup-lab build ## NEMESIS=2h of it, then failover tests many times over (ROUNDS=10), the oracle's random sequences (CHECKS=100000), linearizability across 50 failovers and 50 switchovers, and its mutants
+soak: setup-lab build ## NEMESIS=2h of it, then failover tests many times over (ROUNDS=10), the oracle's random sequences (CHECKS=100000), linearizability across 50 failovers and 50 switchovers, its mutants, and fuzzing (FUZZTIME=5m for each target)
 	@$(MAKE) --no-print-directory nemesis NEMESIS=$(or $(NEMESIS),2h)
 	@$(GOBUILD) -o $(BIN)/ ./integration/cmd/engineserver
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 KINESHIM_ROUNDS=$(or $(ROUNDS),10) go test ./integration -count=1 -timeout 24h -v $(TESTFLAGS)
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" ORACLE_CHECKS=$(or $(CHECKS),100000) go -C integration/oracle test -count=1 -timeout 24h -v $(TESTFLAGS) ./...
 	@KINESHIM_BIN_DIR="$(abspath $(BIN))" KINESHIM_LONG=1 go -C integration/linearizability test -count=1 -timeout 24h -v $(TESTFLAGS) .
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(or $(FUZZTIME),5m)
+
+.PHONY: fuzz
+fuzz: ## random inputs for whatever reads from the network or from disk: FUZZTIME=30s for each target, one after the other
+	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
 .PHONY: nemesis
 nemesis: setup-lab build ## random failures of a cluster on three hosts, as root: SEED=n, NEMESIS=5m, BURST=n that one of the seed only, PLAN=file instead of a seed, RACE=1 nodes with the race detector; evidence in OUT=/tmp/kineshim-nemesis

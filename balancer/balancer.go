@@ -10,6 +10,9 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"kineshim/quiet"
+	"kineshim/turnstile"
 )
 
 // Config is what a Balancer needs.
@@ -19,7 +22,7 @@ type Config struct {
 	// TLS is for the health checks only: connections are passed on as they are. Nil: the server's certificate is not verified, so that
 	// whoever answers at its address counts as it, as is so for the connections anyway.
 	TLS *tls.Config
-	// MaxConnections bounds the connections at once; more are closed at once.
+	// MaxConnections bounds the connections at once, of which one address gets three quarters; more are closed at once.
 	MaxConnections int
 	Log            *slog.Logger
 }
@@ -37,8 +40,6 @@ const (
 	halfClosedFor = time.Minute
 	// keepAlive finds a machine that died without a word, within three of them.
 	keepAlive = 10 * time.Second
-	// complainEvery bounds how often a refusal of connections is logged.
-	complainEvery = 10 * time.Second
 	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
 	acceptAgain = 50 * time.Millisecond
 )
@@ -48,11 +49,11 @@ type Balancer struct {
 	cfg     Config
 	log     *slog.Logger
 	servers []*server
-	slots   chan struct{}
+	room    *turnstile.Turnstile
 
-	mu         sync.Mutex // guards the fields below
-	complained time.Time
-	next       int // which of equally good servers is tried first
+	mu   sync.Mutex // guards the fields below
+	said *quiet.Repeats
+	next int // which of equally good servers is tried first
 }
 
 // New checks the configuration and starts nothing.
@@ -60,7 +61,7 @@ func New(cfg Config) (*Balancer, error) {
 	if len(cfg.Servers) == 0 || cfg.MaxConnections < 1 || cfg.Log == nil {
 		return nil, errors.New("balancer: servers, a bound of connections and a log are required")
 	}
-	b := &Balancer{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections)}
+	b := &Balancer{cfg: cfg, log: cfg.Log, room: turnstile.New(cfg.MaxConnections, cfg.MaxConnections-cfg.MaxConnections/4), said: quiet.New(quiet.Often)}
 	for _, addr := range cfg.Servers {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return nil, fmt.Errorf("balancer: %w", err)
@@ -112,30 +113,26 @@ func (b *Balancer) accept(ctx context.Context, ln net.Listener, all *sync.WaitGr
 			b.complain("a connection could not be accepted", "error", err)
 			continue
 		}
-		select {
-		case b.slots <- struct{}{}:
-		default:
+		leave, err := b.room.Enter(conn.RemoteAddr())
+		if err != nil {
 			conn.Close()
-			b.complain("connections to the API servers are refused: there are too many", "bound", b.cfg.MaxConnections)
+			b.complain("connections to the API servers are refused: there are too many", "client", conn.RemoteAddr(), "why", err)
 			continue
 		}
 		all.Go(func() {
-			defer func() { <-b.slots }()
+			defer leave()
 			b.serve(ctx, conn)
 		})
 	}
 }
 
-// complain logs a warning, now and then.
+// complain logs a warning, now and then: clients can bring it about at will.
 func (b *Balancer) complain(msg string, args ...any) {
 	b.mu.Lock()
-	due := time.Since(b.complained) >= complainEvery
-	if due {
-		b.complained = time.Now()
-	}
+	line := b.said.Happened(time.Now(), msg, "")
 	b.mu.Unlock()
-	if due {
-		b.log.Warn(msg, args...)
+	if line.Say {
+		b.log.Warn(msg, append(args, "unsaid", line.Unsaid)...)
 	}
 }
 

@@ -303,7 +303,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Errorf("one too many is answered: %q", line)
 	}
 	open[0].Close()
-	eventually(t, "its place is free", func() bool { return len(b.slots) == 1 })
+	eventually(t, "its place is free", func() bool { open, _ := b.room.Count(); return open == 1 })
 	c, r := dial(t, at)
 	fmt.Fprint(c, "x\n")
 	if line, err := r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "x") {
@@ -334,5 +334,26 @@ func TestEndOfRunEndsConnections(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestOneAddressLeavesRoomForOthers(t *testing.T) {
+	b, at := start(t, Config{Servers: []string{echoServer(t)}, MaxConnections: 4})
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	for range 10 {
+		c, err := d.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, "three are taken, and the rest is refused", func() bool {
+		open, refused := b.room.Count()
+		return open == 3 && refused == 7
+	})
+	c, r := dial(t, at)
+	fmt.Fprint(c, "x\n")
+	if line, err := r.ReadString('\n'); err != nil || line != "x\n" {
+		t.Errorf("another is not served: %q, %v", line, err)
 	}
 }

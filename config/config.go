@@ -53,6 +53,7 @@ type Node struct {
 	CertificateLifetime time.Duration `yaml:"certificate_lifetime,omitempty"`
 	// Applications may use the primary's PostgreSQL.
 	Applications Applications `yaml:"applications,omitempty"`
+	Limits       Limits       `yaml:"limits,omitempty"`
 	Log          Log          `yaml:"log"`
 
 	// enrolled: Members are complete.
@@ -220,6 +221,7 @@ func (n *Node) setDefaults() {
 	setInt(&n.Native.CacheBytes, DefaultCacheBytes)
 	setInt(&n.Native.MaxRequestBytes, DefaultMaxRequestBytes)
 	setInt(&n.Native.MaxTxnOps, DefaultMaxTxnOps)
+	setInt(&n.Limits.MaxConnections, DefaultMaxConnections)
 	setDuration(&n.MaxWait, DefaultMaxWait)
 	setDuration(&n.CertificateLifetime, DefaultCertificateLifetime)
 	setDuration(&n.Timing.HeartbeatTimeout, DefaultHeartbeatTimeout)
@@ -302,6 +304,7 @@ func (n *Node) Validate() error {
 		m.add("engine", "%q is not known; use native or kine", n.Engine)
 	}
 	m.native(n.Native)
+	m.limits(n.Limits)
 	m.maxWait(n.MaxWait)
 	if d := n.CertificateLifetime; d < minCertificate || d > maxCertificate {
 		m.add("certificate_lifetime", "%v is outside %v to %v", d, minCertificate, maxCertificate)

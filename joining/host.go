@@ -36,6 +36,8 @@ type Host struct {
 	// Current is the server ID that the member has now; nil: the cluster is not founded yet. A guest that was replaced since is refused.
 	Current func(name string) (serverID string, ok bool)
 	Log     *slog.Logger
+
+	refusals refusals
 }
 
 // Serve answers one guest, and closes the connection, at the latest when ctx ends.
@@ -48,17 +50,17 @@ func (h *Host) Serve(ctx context.Context, c net.Conn) {
 	case errors.Is(err, io.EOF):
 		return // a guest that has found out by its own address that it cannot join
 	case err != nil:
-		h.Log.Warn("a machine that wants to join said nothing that can be understood", "from", c.RemoteAddr().String(), "error", err)
+		h.refused("a machine that wants to join said nothing that can be understood", c, "", err)
 		return
 	}
 	a, err := h.answer(q, hostOf(c.RemoteAddr().String()), time.Now())
 	if err != nil {
-		h.Log.Warn("a machine that wants to join was refused", "from", c.RemoteAddr().String(), "host", q.Host, "why", err)
+		h.refused("a machine that wants to join was refused", c, q.Host, err)
 		why := err.Error()
 		a = Answer{Error: why[:min(len(why), errorMax)]}
 	}
 	if err := writeFrame(c, a); err != nil {
-		h.Log.Warn("a machine that wants to join did not get its answer: it has to ask again", "from", c.RemoteAddr().String(), "host", q.Host, "error", err)
+		h.refused("a machine that wants to join did not get its answer: it has to ask again", c, q.Host, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package kineshim
 
 import (
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -10,24 +11,46 @@ import (
 // client or server put into them is lost.
 type frame struct{ wire []byte }
 
-// frameCodec passes frames through and leaves everything else to gRPC's own codec. It is stateless.
-type frameCodec struct{ encoding.CodecV2 }
+// frameCodec passes frames through and leaves everything else to gRPC's own codec.
+type frameCodec struct {
+	encoding.CodecV2
+	// answers counts what is encoded, if that is large.
+	answers *answers
+}
 
-func newFrameCodec() frameCodec { return frameCodec{encoding.GetCodecV2(proto.Name)} }
+// newFrameCodec returns the codec of a client, which counts nothing.
+func newFrameCodec() frameCodec { return frameCodec{CodecV2: encoding.GetCodecV2(proto.Name)} }
+
+// counting is the codec of the servers.
+func (c frameCodec) counting() frameCodec {
+	return frameCodec{CodecV2: c.CodecV2, answers: &answers{most: maxAnswers}}
+}
 
 // Marshal returns a frame's bytes, or the encoded message.
 func (c frameCodec) Marshal(v any) (mem.BufferSlice, error) {
 	if f, ok := v.(*frame); ok {
-		return mem.BufferSlice{mem.SliceBuffer(f.wire)}, nil
+		return c.answers.hold(mem.BufferSlice{mem.SliceBuffer(f.wire)})
 	}
-	return c.CodecV2.Marshal(v)
+	b, err := c.CodecV2.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return c.answers.hold(b)
 }
 
-// Unmarshal copies the bytes into a frame, or decodes the message: gRPC reuses data's buffers.
+// Unmarshal copies the bytes into a frame, or decodes the message: gRPC reuses data's buffers. A transaction is looked at before.
 func (c frameCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if f, ok := v.(*frame); ok {
 		f.wire = data.Materialize()
 		return nil
 	}
-	return c.CodecV2.Unmarshal(data, v)
+	if _, ok := v.(*etcdserverpb.TxnRequest); !ok {
+		return c.CodecV2.Unmarshal(data, v)
+	}
+	whole := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer whole.Free()
+	if err := checkTxnShape(whole.ReadOnlyData()); err != nil {
+		return err
+	}
+	return c.CodecV2.Unmarshal(mem.BufferSlice{whole}, v)
 }

@@ -57,8 +57,9 @@ type Endpoint struct {
 	// changing is held while the session changes.
 	changing sync.Mutex
 
-	room  room
-	asker asker
+	room    room
+	asker   asker
+	streams streams
 	// lastRoute is that of the last forwarded call.
 	lastRoute       atomic.Pointer[routeLife]
 	unknownOutcomes atomic.Uint64
@@ -92,7 +93,7 @@ func New(opt Options) (*Endpoint, error) {
 		opt.MaxWait = DefaultMaxWait
 	}
 	codec := newFrameCodec()
-	e := &Endpoint{opt: opt, codec: codec, conns: conns{codec: codec, options: opt.DialOptions}}
+	e := &Endpoint{opt: opt, codec: codec.counting(), conns: conns{codec: codec, options: opt.DialOptions}}
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.closing = e.life.Done()
 	e.room = newRoom(e)

@@ -67,6 +67,12 @@ func (e *Endpoint) answerPeer(ctx context.Context, c *call) (any, error) {
 // interceptStream does for streams what interceptUnary does for calls.
 func (e *Endpoint) interceptStream(from origin) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if from == fromClients {
+			if err := e.streams.enter(); err != nil {
+				return err
+			}
+			defer e.streams.leave()
+		}
 		if ctx := from.context(ss.Context()); ctx != ss.Context() {
 			ss = &strippedStream{ss, ctx}
 		}

@@ -22,6 +22,13 @@ const (
 	streamWorkers = 64
 	// minKeepalive is how often a client may ping; etcd's --grpc-keepalive-min-time.
 	minKeepalive = 5 * time.Second
+	// greetWithin bounds a connection's TLS and HTTP/2 handshakes. gRPC's two minutes are long for somebody who says nothing.
+	greetWithin = 10 * time.Second
+	// maxConcurrent bounds the calls and streams under way on one connection: as many as one session takes from all. More wait at the client, so it is
+	// to be generous. etcd has no bound.
+	maxConcurrent = maxCalls
+	// maxHeaderBytes bounds a call's metadata: a token is some hundred bytes. gRPC allows 16 MB.
+	maxHeaderBytes = 64 << 10
 )
 
 // ClientServerOptions are the options of the gRPC server at the client address.
@@ -55,6 +62,22 @@ func (o origin) context(ctx context.Context) context.Context {
 	return ctx
 }
 
+// concurrent bounds what is under way on one connection. All that the other node forwards comes by one, and is bounded there.
+func (o origin) concurrent() uint32 {
+	if o == fromPeer {
+		return math.MaxUint32
+	}
+	return maxConcurrent
+}
+
+// headerBytes bounds a call's metadata. The other node adds its own to a client's.
+func (o origin) headerBytes() uint32 {
+	if o == fromPeer {
+		return 2 * maxHeaderBytes
+	}
+	return maxHeaderBytes
+}
+
 func (e *Endpoint) serverOptions(from origin) []grpc.ServerOption {
 	maxRequest := e.opt.MaxRequestBytes
 	if maxRequest == 0 {
@@ -67,7 +90,11 @@ func (e *Endpoint) serverOptions(from origin) []grpc.ServerOption {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.ChainUnaryInterceptor(e.interceptUnary(from)),
 		grpc.ChainStreamInterceptor(e.interceptStream(from)),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minKeepalive, PermitWithoutStream: true}),
+		// As with etcd, clients ping while something is under way only. The other node pings always.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minKeepalive, PermitWithoutStream: from == fromPeer}),
+		grpc.ConnectionTimeout(greetWithin),
+		grpc.MaxConcurrentStreams(from.concurrent()),
+		grpc.MaxHeaderListSize(from.headerBytes()),
 	}
 }
 

@@ -19,6 +19,8 @@ type Witness struct {
 	Certificates map[string]time.Time `json:"-"`
 	// Started is when the process did.
 	Started time.Time `json:"-"`
+	// Refused is how many connections were closed at once because too many had not said yet who they are.
+	Refused uint64 `json:"-"`
 
 	// Why says why the answer is no; "": it is yes.
 	Why string `json:"why,omitempty"`
@@ -162,6 +164,8 @@ var witnessMetrics = []witnessMetric{
 				emit(float64(at.Unix()), name)
 			}
 		}},
+	{Metric{Name: "raftwitness_connections_refused_total", Type: Counter, Help: "connections that were closed at once because too many had not said yet who they are, in all or from one address"},
+		func(s *Witness, emit func(float64, ...string)) { emit(float64(s.Refused)) }},
 	{Metric{Name: "process_start_time_seconds", Type: Gauge, Help: "when the process started, as Unix time"},
 		func(s *Witness, emit func(float64, ...string)) { emit(float64(s.Started.UnixMilli()) / 1000) }},
 	{Metric{Name: "process_resident_memory_bytes", Type: Gauge, Help: "memory of the process"},

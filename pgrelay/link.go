@@ -130,7 +130,7 @@ func (l *link) begin(from *bufio.Reader) []byte {
 			err = l.relay.admit(params)
 		}
 		if err != nil {
-			l.relay.log.Info("an application is refused", "client", l.client.RemoteAddr(), "why", err)
+			l.relay.refused(l.client.RemoteAddr(), err)
 			l.refuse(invalidAuthorization, "kineshim: "+err.Error(), "See applications in kineshim's configuration.")
 			return nil
 		}

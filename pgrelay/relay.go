@@ -14,6 +14,9 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"kineshim/quiet"
+	"kineshim/turnstile"
 )
 
 // Gate says whether this node is the primary. It is called from many goroutines.
@@ -61,21 +64,25 @@ const (
 	sayWithin = time.Second
 	// keepAlive finds a client that died without a word, within three of them.
 	keepAlive = 10 * time.Second
-	// complainEvery bounds how often a refusal of connections is logged.
-	complainEvery = 10 * time.Second
+	// leftToOthers is how many connections no single address gets, or a quarter of all if that is less: one that connects and says nothing leaves that many
+	// to the others.
+	leftToOthers = 10
+	// maxStrangers bounds the connections from addresses that are not let in.
+	maxStrangers = 10
 	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
 	acceptAgain = 50 * time.Millisecond
 )
 
 // Relay serves listeners. Make it with New, then call Run once.
 type Relay struct {
-	cfg   Config
-	log   *slog.Logger
-	slots chan struct{}
+	cfg Config
+	log *slog.Logger
+	// room is for clients, strangers for those that come from elsewhere than they may: they are told so, and take no room from clients.
+	room, strangers *turnstile.Turnstile
 
-	mu         sync.Mutex // guards the fields below
-	links      map[*link]struct{}
-	complained time.Time
+	mu    sync.Mutex // guards the fields below
+	links map[*link]struct{}
+	said  *quiet.Repeats
 }
 
 // New checks the configuration and starts nothing.
@@ -83,7 +90,8 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Gate == nil || cfg.Log == nil || cfg.Socket == "" || cfg.MaxConnections < 1 {
 		return nil, errors.New("pgrelay: a gate, a socket, a bound of connections and a log are required")
 	}
-	return &Relay{cfg: cfg, log: cfg.Log, slots: make(chan struct{}, cfg.MaxConnections), links: map[*link]struct{}{}}, nil
+	room := turnstile.New(cfg.MaxConnections, cfg.MaxConnections-min(leftToOthers, cfg.MaxConnections/4))
+	return &Relay{cfg: cfg, log: cfg.Log, room: room, strangers: turnstile.New(maxStrangers, maxStrangers), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
 }
 
 // Run serves the listeners until ctx ends; then it closes them and all connections, and returns nil when all is over.
@@ -147,15 +155,18 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 			r.complain("a connection could not be accepted", "error", err)
 			continue
 		}
-		select {
-		case r.slots <- struct{}{}:
-		default:
+		room := r.room
+		if !r.allowedFrom(conn.RemoteAddr()) {
+			room = r.strangers
+		}
+		leave, err := room.Enter(conn.RemoteAddr())
+		if err != nil {
 			conn.Close()
-			r.complain("applications' connections are refused: there are too many", "bound", r.cfg.MaxConnections)
+			r.complain("applications' connections are refused: there are too many", "client", conn.RemoteAddr(), "why", err)
 			continue
 		}
 		all.Go(func() {
-			defer func() { <-r.slots }()
+			defer leave()
 			l := &link{relay: r, client: conn}
 			r.mu.Lock()
 			r.links[l] = struct{}{}
@@ -168,16 +179,23 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 	}
 }
 
-// complain logs a warning, now and then.
+// complain logs a warning, now and then: clients can bring it about at will.
 func (r *Relay) complain(msg string, args ...any) {
 	r.mu.Lock()
-	due := time.Since(r.complained) >= complainEvery
-	if due {
-		r.complained = time.Now()
-	}
+	line := r.said.Happened(time.Now(), msg, "")
 	r.mu.Unlock()
-	if due {
-		r.log.Warn(msg, args...)
+	if line.Say {
+		r.log.Warn(msg, append(args, "unsaid", line.Unsaid)...)
+	}
+}
+
+// refused says which client was not let in, and why: its first time, and then now and then.
+func (r *Relay) refused(client net.Addr, why error) {
+	r.mu.Lock()
+	line := r.said.Happened(time.Now(), turnstile.Source(client), why.Error())
+	r.mu.Unlock()
+	if line.Say {
+		r.log.Info("an application is refused", "client", client, "why", why, "unsaid", line.Unsaid)
 	}
 }
 

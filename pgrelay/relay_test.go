@@ -355,8 +355,50 @@ func TestConnectionsAreBounded(t *testing.T) {
 	first, _ := connected(t, p, at)
 	readEnd(t, dial(t, at))
 	first.Close()
-	for deadline := time.Now().Add(20 * time.Second); len(r.slots) != 0 && time.Now().Before(deadline); {
+	awaitOpen(t, r, 0)
+	connected(t, p, at)
+}
+
+// awaitOpen waits until the relay has that many connections.
+func awaitOpen(t *testing.T, r *Relay, want int) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		open, _ := r.room.Count()
+		if open == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are open, %d are wanted", open, want)
+		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// One who connects and says nothing leaves room for others, and who may not come here at all takes none from those who may.
+func TestNobodyKeepsTheOthersOut(t *testing.T) {
+	p := newFakePostgres(t)
+	r, at := start(t, &fakeGate{}, p.socket, func(c *Config) {
+		c.MaxConnections, c.From = 8, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/30")}
+	})
+	from := func(last byte) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, last)}}
+		c, err := d.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	for range 20 {
+		from(9)
+	}
+	for range 20 {
+		from(2)
+	}
+	awaitOpen(t, r, 6) // 8, less the quarter that one address leaves to others
+	if open, _ := r.strangers.Count(); open > maxStrangers {
+		t.Errorf("%d strangers are let begin", open)
 	}
 	connected(t, p, at)
 }

@@ -227,21 +227,6 @@ func TestFilesOfAnotherMemberAreRefused(t *testing.T) {
 	}
 }
 
-func FuzzFiles(f *testing.F) {
-	a, err := NewAuthority("c1", time.Now())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add([]byte("-----BEGIN PRIVATE KEY-----\n"))
-	f.Add(encodeCertificate(a.cert))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		decodePair(b)
-		decodeCertificate(b)
-		a.Answer(b, idA, time.Hour, time.Now())
-		Bundle{CA: string(b), CAKey: string(b), Member: string(b)}.Check(idA)
-	})
-}
-
 func TestLateCertificates(t *testing.T) {
 	const day = 24 * time.Hour
 	now := time.Now()

@@ -51,7 +51,7 @@ func TestDepartReturnsWhenTheVoterActsOnIt(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the connection is closed", func() bool { return len(w.owner.sem) == 0 })
+	eventually(t, "the connection is closed", func() bool { return greeted(w.owner) == 0 })
 	select {
 	case <-w.conns:
 		t.Error("the connection was given to Raft")
@@ -132,7 +132,7 @@ func TestDepartIsBounded(t *testing.T) {
 		}
 	}
 	w.Close()
-	eventually(t, "nobody waits for the voter any more", func() bool { return len(w.owner.sem) == 0 })
+	eventually(t, "nobody waits for the voter any more", func() bool { return greeted(w.owner) == 0 })
 }
 
 // A voter of an older version answers the hello as ever and waits for Raft's requests.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"kineshim/pki"
+	"kineshim/turnstile"
 
 	"github.com/hashicorp/raft"
 )
@@ -73,16 +74,15 @@ const (
 	acceptBacklog = 16
 	// maxOpen bounds the connections of one group: a voter has about five to another.
 	maxOpen = 64
-	// maxGreeting bounds the connections that are still in their hello.
-	maxGreeting = 64
 )
 
 // Listener is one port shared by the groups of several clusters, told apart by cluster ID.
 type Listener struct {
-	ln  net.Listener
-	log *slog.Logger
-	sem chan struct{}
-	wg  sync.WaitGroup
+	ln net.Listener
+	// greeting counts the connections that are in their hello.
+	greeting *turnstile.Turnstile
+	refusals *refusals
+	wg       sync.WaitGroup
 
 	mu         sync.Mutex // guards the fields below
 	groups     map[string]*group
@@ -140,7 +140,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 
 // NewListener serves ln until Close. Whether TLS is spoken, each group decides for its cluster.
 func NewListener(ln net.Listener, log *slog.Logger) *Listener {
-	l := &Listener{ln: ln, log: log, groups: map[string]*group{}, sem: make(chan struct{}, maxGreeting)}
+	l := &Listener{ln: ln, groups: map[string]*group{}, greeting: turnstile.New(maxGreeting, maxGreetingOfOne), refusals: newRefusals(log)}
 	l.wg.Add(1)
 	go l.accept()
 	return l
@@ -148,6 +148,9 @@ func NewListener(ln net.Listener, log *slog.Logger) *Listener {
 
 // Addr is the address listened on.
 func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
+
+// Greeting is how many connections have not said yet who they are, and how many were closed at once because there were too many of them.
+func (l *Listener) Greeting() (open int, refused uint64) { return l.greeting.Count() }
 
 // Close closes the port and waits for its goroutines. Groups must be closed by their owners.
 func (l *Listener) Close() error {
@@ -164,22 +167,22 @@ func (l *Listener) accept() {
 			return
 		}
 		if err != nil {
-			l.log.Warn("accept Raft connection", "error", err)
-			time.Sleep(50 * time.Millisecond) // out of file descriptors, most likely
+			l.refusals.deaf(err)
+			time.Sleep(acceptAgain)
 			continue
 		}
-		select {
-		case l.sem <- struct{}{}:
-		default:
+		leave, err := l.greeting.Enter(c.RemoteAddr())
+		if err != nil {
 			c.Close()
+			l.refusals.refused(c.RemoteAddr(), fmt.Errorf("before its hello: %w", err))
 			continue
 		}
 		l.wg.Add(1)
 		go func() {
 			defer l.wg.Done()
-			defer func() { <-l.sem }()
+			defer leave()
 			if err := l.welcome(c); err != nil {
-				l.log.Warn("refused Raft connection", "from", c.RemoteAddr().String(), "error", err)
+				l.refusals.refused(c.RemoteAddr(), err)
 				c.Close()
 			}
 		}()

@@ -131,6 +131,12 @@ func TestGarbageIsClosed(t *testing.T) {
 	}
 }
 
+// greeted is how many connections are in their hello.
+func greeted(l *Listener) int {
+	n, _ := l.greeting.Count()
+	return n
+}
+
 func TestStrangersDoNotDisturb(t *testing.T) {
 	c, leader := startCluster(t, testPromise)
 	term := c.node(leader).Status().Term
@@ -140,7 +146,7 @@ func TestStrangersDoNotDisturb(t *testing.T) {
 			c.Close()
 		}
 	}()
-	for range 3 * maxGreeting { // to every voter, more than are heard at a time, none of which says a word
+	for range 3 * maxGreetingOfOne { // to every voter, more than are heard at a time, none of which says a word
 		for _, name := range voters {
 			conn, err := net.Dial("tcp", c.nodes[name].cfg.Listener.Addr().String())
 			if err != nil {
@@ -150,7 +156,7 @@ func TestStrangersDoNotDisturb(t *testing.T) {
 		}
 	}
 	for _, name := range voters {
-		if n := len(c.nodes[name].cfg.Listener.sem); n > maxGreeting {
+		if n := greeted(c.nodes[name].cfg.Listener); n > maxGreetingOfOne {
 			t.Errorf("%d connections in their hello", n)
 		}
 	}
@@ -160,7 +166,7 @@ func TestStrangersDoNotDisturb(t *testing.T) {
 	}
 	eventually(t, "all are closed", func() bool {
 		for _, name := range voters {
-			if len(c.nodes[name].cfg.Listener.sem) > 0 {
+			if greeted(c.nodes[name].cfg.Listener) > 0 {
 				return false
 			}
 		}
@@ -288,15 +294,15 @@ func TestListenerCloseWaitsForItsHellos(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	eventually(t, "the hello has begun", func() bool { return len(l.sem) == 1 })
+	eventually(t, "the hello has begun", func() bool { return greeted(l) == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	closed := make(chan error, 1)
 	go func() { closed <- l.Close() }()
 	select {
 	case err := <-closed:
-		if err != nil || len(l.sem) != 0 {
-			t.Errorf("%v, %d hellos go on", err, len(l.sem))
+		if err != nil || greeted(l) != 0 {
+			t.Errorf("%v, %d hellos go on", err, greeted(l))
 		}
 	case <-ctx.Done():
 		t.Fatal("does not close while somebody says nothing")

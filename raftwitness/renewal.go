@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kineshim/pki"
+	"kineshim/quiet"
 	"kineshim/raftwitness/record"
 )
 
@@ -18,6 +19,8 @@ const (
 	lookAtShort = time.Second
 	// shortLife is what is left of such a one.
 	shortLife = time.Hour
+	// renewalItself is the one thing of which a voter says once why it did not work.
+	renewalItself = "renewal"
 )
 
 // LookAtCertificate is how long the holder of a certificate may wait before it looks whether to renew it.
@@ -34,7 +37,7 @@ func (n *Node) renewals(ctx context.Context) {
 	if n.cfg.Credentials == nil {
 		return
 	}
-	said, shown := "", map[string]pki.Validity{}
+	said, shown := quiet.New(quiet.Once), map[string]pki.Validity{}
 	for ctx.Err() == nil {
 		n.showCertificate(shown)
 		if n.cfg.Certify == nil && n.cfg.Credentials.Validity().Due(time.Now()) && n.memory.void() == nil {
@@ -42,11 +45,10 @@ func (n *Node) renewals(ctx context.Context) {
 			switch {
 			case err == nil:
 				n.cfg.Log.Info("this voter's certificate was renewed", "ends", n.cfg.Credentials.Validity().NotAfter)
-				said = ""
+				said.Forget(renewalItself)
 				n.showCertificate(shown)
-			case err.Error() != said: // it may stay so for months
+			case said.Happened(time.Now(), renewalItself, err.Error()).Say: // it may stay so for months
 				n.cfg.Log.Warn("this voter's certificate could not be renewed yet: tried again and again", "ends", n.cfg.Credentials.Validity().NotAfter, "error", err)
-				said = err.Error()
 			}
 		}
 		n.pauseFor(ctx, LookAtCertificate(n.cfg.Credentials.Validity()))

@@ -20,6 +20,9 @@ mapfile -t clusters < <(go list ./... | grep '^kineshim/integration')
 status=0
 echo "go test: ${#units[@]} packages"
 go test -timeout 20m "$@" "${units[@]}" || status=1
+# What reads from the network or from disk, with a few thousand inputs that nobody has thought of: half a minute. `make fuzz` takes its time.
+FUZZ_PLAIN=1 scripts/fuzz.sh 500ms >"$bin/fuzz" 2>&1 || { cat "$bin/fuzz"; status=1; }
+echo "fuzz: $(grep -c '^fuzz \./' "$bin/fuzz") targets, for a moment each"
 if ((${#clusters[@]} > 0)); then
 	echo "go test: ${#clusters[@]} packages with clusters of real processes"
 	go test -p 1 -timeout 20m "$@" "${clusters[@]}" || status=1

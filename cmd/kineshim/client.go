@@ -94,7 +94,7 @@ func (n *node) listenForClients() error {
 			return fmt.Errorf("client_listen: %w", err)
 		}
 		// It may listen on all addresses, and a connection to a virtual one must end when that leaves.
-		n.serveOn(servers[a.TLS], n.vipConns.Wrap(ln), "client_listen")
+		n.serveOn(servers[a.TLS], n.limits.wrap(n.limits.clients, n.vipConns.Wrap(ln), "client_listen"), "client_listen")
 	}
 	if n.cfg.VIPEtcd.Port == 0 {
 		return nil
@@ -104,7 +104,7 @@ func (n *node) listenForClients() error {
 		return fmt.Errorf("vip_etcd: %w", err)
 	}
 	for _, ln := range lns {
-		n.serveOn(servers[n.clientTLS != nil], ln, "vip_etcd")
+		n.serveOn(servers[n.clientTLS != nil], n.limits.wrap(n.limits.clients, ln, "vip_etcd"), "vip_etcd")
 	}
 	return nil
 }

@@ -93,8 +93,10 @@ func (n *node) sample() nodemetrics.Sample {
 		RaftLeader: r.Leader, RaftVoid: r.Void != "", RaftHasLeader: r.LeaderName != "", RaftTerm: r.Term, RaftCommitIndex: r.CommitIndex, RaftApplied: applied,
 		Lease: r.LeaseLeft, PeerHeard: unknownAge, WitnessHeard: unknownAge,
 		Requests: nodemetrics.Requests{Waiting: n.endpoint.Waiting(), UnknownOutcomes: n.endpoint.UnknownOutcomes()},
-		Store:    n.storeSample(),
+		Store:    n.storeSample(), Connections: n.limits.sample(),
 	}
+	open, refused := n.listener.Greeting()
+	s.Connections["raft"] = nodemetrics.Connections{Open: open, Refused: refused}
 	s.EndpointReady = s.GateOpen || route.Target != ""
 	s.Certificates = n.certificateEnds()
 	for _, a := range n.vipStates() {

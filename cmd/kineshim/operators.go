@@ -32,6 +32,9 @@ const (
 	maxOperatorsFor = 10 * 365 * 24 * time.Hour
 )
 
+// greetOperators bounds the handshake of a connection from afar. gRPC's two minutes are long for somebody who says nothing.
+const greetOperators = 10 * time.Second
+
 // What operators may do from afar, by gRPC method. What is in neither list is done on the node itself only: replacing a member hands out the cluster's keys, and a
 // snapshot is all that the cluster holds.
 var (
@@ -50,6 +53,7 @@ func isOperator(id pki.ID) error {
 // operatorOptions judge each call from afar.
 func (n *node) operatorOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.ConnectionTimeout(greetOperators),
 		grpc.UnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			id, err := mayCall(ctx, info.FullMethod)
 			if err != nil {

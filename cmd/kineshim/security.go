@@ -13,6 +13,7 @@ import (
 	"kineshim/failover/postgres"
 	"kineshim/pki"
 	"kineshim/pki/rpc"
+	"kineshim/quiet"
 	"kineshim/raftwitness"
 
 	"google.golang.org/grpc/credentials"
@@ -133,12 +134,14 @@ func (n *node) isDataNode(id pki.ID) error {
 
 // renewCertificates keeps this node's certificates from ending, until ctx does.
 func (n *node) renewCertificates(ctx context.Context) error {
-	said := map[string]string{}
-	note := func(what string, err error) { // each reason once: it may stay so for months
-		if err != nil && ctx.Err() == nil && err.Error() != said[what] {
+	said := quiet.New(quiet.Once) // each reason: it may stay so for months
+	note := func(what string, err error) {
+		switch {
+		case err == nil:
+			said.Forget(what)
+		case ctx.Err() == nil && said.Happened(time.Now(), what, err.Error()).Say:
 			n.log.Warn(what+" could not be renewed yet: tried again and again", "error", err, "ends", n.security.credentials.Validity().NotAfter)
 		}
-		said[what] = fmt.Sprint(err)
 	}
 	for {
 		now := time.Now()

@@ -26,6 +26,7 @@ import (
 	"kineshim/raftwitness"
 	"kineshim/sdnotify"
 	"kineshim/tlsfiles"
+	"kineshim/turnstile"
 	"kineshim/version"
 
 	"google.golang.org/grpc"
@@ -100,7 +101,7 @@ func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnot
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, limits: newLimits(cfg, log), clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -137,6 +138,7 @@ type node struct {
 	// clusterID and memberID are what etcd's headers say.
 	clusterID, memberID uint64
 
+	listener *raftwitness.Listener
 	raft     *raftwitness.Node
 	agent    *failover.Agent
 	endpoint *kineshim.Endpoint
@@ -148,8 +150,10 @@ type node struct {
 	vipConns vip.Connections
 	// clientTLS is what clients are shown; nil: the endpoint has no TLS.
 	clientTLS *tlsfiles.Source
-	servers   []*grpc.Server
-	fail      context.CancelCauseFunc
+	// limits bound what others have open.
+	limits  *limits
+	servers []*grpc.Server
+	fail    context.CancelCauseFunc
 }
 
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
@@ -166,8 +170,8 @@ func (n *node) run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("members.%s.raft: %w", n.cfg.Name, err)
 	}
-	listener := raftwitness.NewListener(raftLn, n.log)
-	defer listener.Close()
+	n.listener = raftwitness.NewListener(raftLn, n.log)
+	defer n.listener.Close()
 	watch := newDeathwatch(n.cfg, n.id, n.log)
 	stopWatch := n.background(watch.Run)
 	defer func() {
@@ -176,7 +180,7 @@ func (n *node) run(ctx context.Context) (err error) {
 		}
 	}()
 	n.raft, err = raftwitness.Open(raftwitness.Config{
-		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Credentials: n.security.credentials, Certify: n.security.certifyMember, Listener: listener, Log: n.log,
+		Dir: n.id.LogDir(n.cfg.DataDir, filepath.Join(n.cfg.DataDir, "raft")), Identity: n.id, Credentials: n.security.credentials, Certify: n.security.certifyMember, Listener: n.listener, Log: n.log,
 		Address: func(name string) string { return n.cfg.Members[name].Raft }, OnLead: watch.Leads,
 	})
 	if err != nil {
@@ -184,7 +188,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	}
 	stopRaft := n.background(n.raft.Run)
 	defer func() { err = errors.Join(err, stopRaft()) }()
-	if err := n.receiveAgain(ctx, listener); err != nil { // the node can do without
+	if err := n.receiveAgain(ctx, n.listener); err != nil { // the node can do without
 		n.log.Warn("members that were interrupted while they joined are not answered", "error", err)
 	}
 
@@ -341,11 +345,12 @@ func (n *node) listen() error {
 	pb.RegisterControlServer(afar, controls)
 	for _, s := range []struct {
 		server               *grpc.Server
+		room                 *turnstile.Turnstile
 		network, addr, about string
 	}{
-		{peer, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
-		{control, "unix", n.cfg.ControlSocket, "control_socket"},
-		{afar, "tcp", n.cfg.ControlListen, "control_listen"},
+		{peer, n.limits.peers, "tcp", n.cfg.Self().Peer, "members." + n.cfg.Name + ".peer"},
+		{control, n.limits.control, "unix", n.cfg.ControlSocket, "control_socket"},
+		{afar, n.limits.afar, "tcp", n.cfg.ControlListen, "control_listen"},
 	} {
 		if s.addr == "" {
 			continue
@@ -355,7 +360,7 @@ func (n *node) listen() error {
 			n.stopServers()
 			return fmt.Errorf("%s: %w", s.about, err)
 		}
-		n.serveOn(s.server, ln, s.about)
+		n.serveOn(s.server, n.limits.wrap(s.room, ln, s.about), s.about)
 	}
 	if err := n.listenForClients(); err != nil {
 		n.stopServers()
@@ -374,10 +379,10 @@ func (n *node) serveOn(s *grpc.Server, ln net.Listener, about string) {
 	}()
 }
 
-// listenOn opens a TCP port, or a unix socket that only this user may use, in place of what an earlier process left.
+// listenOn opens the peer port, or a unix socket that only this user may use, in place of what an earlier process left.
 func listenOn(network, addr string) (net.Listener, error) {
 	if network != "unix" {
-		return net.Listen(network, addr)
+		return listenForPeer(addr)
 	}
 	if err := os.Remove(addr); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

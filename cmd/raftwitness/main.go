@@ -190,7 +190,7 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	known := voters{node: cfg.Name, started: time.Now()}
+	known := voters{node: cfg.Name, started: time.Now(), listener: l}
 	var broken []error
 	var running []*raftwitness.Node
 	for dir, id := range ids {

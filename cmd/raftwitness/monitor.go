@@ -15,7 +15,9 @@ import (
 type voters struct {
 	node    string
 	started time.Time
-	all     []voter
+	// listener is what all of them share.
+	listener *raftwitness.Listener
+	all      []voter
 }
 
 // voter is one of them; node is nil if it could not be opened, and err says why.
@@ -28,6 +30,7 @@ type voter struct {
 // health is asked for each answer.
 func (v *voters) health() monitor.Witness {
 	w := monitor.Witness{Node: v.node, Version: version.Version, Started: v.started, Certificates: map[string]time.Time{}}
+	_, w.Refused = v.listener.Greeting()
 	for _, one := range v.all {
 		w.Voters = append(w.Voters, one.health())
 		if one.node != nil {

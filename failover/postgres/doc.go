@@ -10,6 +10,9 @@
 //   - PostgreSQL is version 14 to 18, made by InitDB or Clone: data checksums on, the role names of this package.
 //   - DataDir, DataDir.new and DataDir.old are on one file system, which keeps what fsync has acknowledged.
 //
+// BUG(connections): whoever reaches PostgreSQL's TCP port can take all its connections by opening them and saying nothing: PostgreSQL counts those that have not
+// said who they are, too. Then new ones of this package's own are refused. A firewall has to admit the other data node only.
+//
 // # What a crash leaves behind
 //
 //   - PostgreSQL dies with this process: the postmaster gets SIGQUIT from the kernel when the thread that forked it ends.

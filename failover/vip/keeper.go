@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"kineshim/quiet"
 )
 
 const (
@@ -72,6 +74,8 @@ type keeper struct {
 	foreignAt time.Time
 	peerAt    time.Time // when the other data node last answered for it
 
+	said *quiet.Repeats // of what others on the segment can bring about
+
 	mu     sync.Mutex // guards status
 	status Status
 }
@@ -85,7 +89,9 @@ func (k *keeper) step(now time.Time) time.Duration {
 		k.notUntil, k.probing = time.Time{}, false
 	}
 	if k.foreign != "" && now.Sub(k.foreignAt) > claimLasts {
-		k.log.Info("nobody else claims the virtual address any more", "mac", k.foreign)
+		if line := k.said.Happened(now, "unclaimed", k.foreign); line.Say {
+			k.log.Info("nobody else claims the virtual address any more", "mac", k.foreign, "unsaid", line.Unsaid)
+		}
 		k.foreign = ""
 	}
 	next := lookEvery
@@ -366,7 +372,9 @@ func (k *keeper) claimed(now time.Time, c Claim) {
 	case len(peers) == 0 && !k.serving:
 		return // it may well be the other data node's
 	case k.foreign != c.MAC:
-		k.log.Warn("another host has the virtual address: it is neither of the data nodes", "mac", c.MAC, "held", k.held)
+		if line := k.said.Happened(now, "claim", c.MAC); line.Say {
+			k.log.Warn("another host has the virtual address: it is neither of the data nodes", "mac", c.MAC, "held", k.held, "unsaid", line.Unsaid)
+		}
 		k.mu.Lock()
 		k.status.Conflicts++
 		k.mu.Unlock()
@@ -417,9 +425,13 @@ func (k *keeper) report(problem string) {
 	k.mu.Unlock()
 	switch {
 	case problem != "" && problem != old:
-		k.log.Warn("virtual address", "problem", problem, "held", k.held)
+		if line := k.said.Happened(time.Now(), "problem", problem); line.Say {
+			k.log.Warn("virtual address", "problem", problem, "held", k.held, "unsaid", line.Unsaid)
+		}
 	case problem == "" && old != "":
-		k.log.Info("virtual address: the problem is over", "was", old, "held", k.held)
+		if line := k.said.Happened(time.Now(), "over", old); line.Say {
+			k.log.Info("virtual address: the problem is over", "was", old, "held", k.held, "unsaid", line.Unsaid)
+		}
 	}
 }
 

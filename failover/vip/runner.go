@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"kineshim/quiet"
 )
 
 // Runner keeps all VIPs of a node. Make it with New, then call Run once.
@@ -42,7 +44,7 @@ func New(cfg Config) (*Runner, error) {
 		l.keeper = keeper{
 			vip: v, role: cfg.Role, host: cfg.Host, hook: newHook(&r.cfg, v, log), log: log, hear: l.heard,
 			peerMACs: func() []string { return nil }, cut: func() {},
-			status: Status{Address: v.Address, HookOnly: v.HookOnly},
+			status: Status{Address: v.Address, HookOnly: v.HookOnly}, said: quiet.New(quiet.Often),
 		}
 		if cfg.PeerMACs != nil {
 			l.peerMACs = func() []string { return cfg.PeerMACs(addr) }

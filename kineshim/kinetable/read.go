@@ -108,7 +108,7 @@ func (v *valueReader) take(row [][]byte) error {
 		return errShort
 	}
 	v.found[id] = struct{}{}
-	if row[1][0] != 0 && value != nil {
+	if len(row[1]) == 1 && row[1][0] != 0 && value != nil {
 		_, value = decodeVersion(value)
 	}
 	err := v.each(id, own(value))

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // alarm names one alarm, as etcd does: a kind, once for each member.
@@ -27,15 +29,26 @@ func (e *Engine) Alarm(_ context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse
 	case pb.AlarmRequest_GET:
 		response.Alarms = e.space.list(r.Alarm)
 	case pb.AlarmRequest_ACTIVATE:
-		if r.Alarm != pb.AlarmType_NONE {
-			e.space.activate(a)
-			response.Alarms = []*pb.AlarmMember{a.proto()}
-			e.log.Warn("a client raises an alarm", "alarm", r.Alarm.String(), "member", r.MemberID)
+		if r.Alarm == pb.AlarmType_NONE {
+			break
+		}
+		news, err := e.space.activate(a)
+		if err != nil {
+			return nil, err
+		}
+		response.Alarms = []*pb.AlarmMember{a.proto()}
+		if !news {
+			break
+		}
+		if line := e.said.happened("raised"); line.Say {
+			e.log.Warn("a client raises an alarm", "alarm", r.Alarm.String(), "member", r.MemberID, "unsaid", line.Unsaid)
 		}
 	case pb.AlarmRequest_DEACTIVATE:
 		if e.space.deactivate(a) {
 			response.Alarms = []*pb.AlarmMember{a.proto()}
-			e.log.Info("a client lowers an alarm", "alarm", r.Alarm.String(), "member", r.MemberID)
+			if line := e.said.happened("lowered"); line.Say {
+				e.log.Info("a client lowers an alarm", "alarm", r.Alarm.String(), "member", r.MemberID, "unsaid", line.Unsaid)
+			}
 		}
 	}
 	return response, nil
@@ -68,15 +81,28 @@ func (s *space) list(kind pb.AlarmType) []*pb.AlarmMember {
 	return out
 }
 
-// activate raises an alarm until it is lowered.
-func (s *space) activate(a alarm) {
+// maxAlarms bounds the alarms that stand: there are two kinds, and a client may make up members.
+const maxAlarms = 64
+
+// errAlarms refuses one more.
+var errAlarms = status.Error(codes.ResourceExhausted, "etcdserver: too many alarms are raised")
+
+// activate raises an alarm until it is lowered, and says whether it was not raised before.
+func (s *space) activate(a alarm) (news bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.alarms == nil {
 		s.alarms = map[alarm]bool{}
 	}
+	switch {
+	case s.alarms[a]:
+		return false, nil
+	case len(s.alarms) >= maxAlarms:
+		return false, errAlarms
+	}
 	s.alarms[a] = true
 	s.decide()
+	return true, nil
 }
 
 // deactivate lowers an alarm, and says whether it was raised.

@@ -79,6 +79,8 @@ type Engine struct {
 	space      space
 	sizes      sizes
 	compaction compaction
+	passwords  *passwords
+	said       *voice
 	// loaded is what the table says of access control; nil: nothing. It is shown to nobody before it is durable.
 	loaded *auth.State
 
@@ -146,7 +148,7 @@ func open(ctx context.Context, c Config, s kineshim.Session, k *keyspace) (*Engi
 	if !warm {
 		k = newKeyspace(c, log)
 	}
-	e := &Engine{keyspace: k, cfg: c, log: log, store: store, failed: make(chan struct{})}
+	e := &Engine{keyspace: k, cfg: c, log: log, store: store, passwords: newPasswords(), said: newVoice(), failed: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.compaction.wake = make(chan struct{}, 1)
 	from := k.committed()

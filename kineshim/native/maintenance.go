@@ -110,7 +110,9 @@ func (e *Engine) Defragment(context.Context, *pb.DefragmentRequest) (*pb.Defragm
 		return nil, kineshim.InDoubt("vacuum: " + err.Error())
 	}
 	e.sizes.forget()
-	e.log.Info("vacuumed", "took", time.Since(began).Round(time.Millisecond))
+	if line := e.said.happened("vacuum"); line.Say {
+		e.log.Info("vacuumed", "took", time.Since(began).Round(time.Millisecond), "unsaid", line.Unsaid)
+	}
 	return &pb.DefragmentResponse{Header: e.header()}, nil
 }
 

@@ -52,7 +52,10 @@ func (e *Engine) Snapshot(_ *pb.SnapshotRequest, s pb.Maintenance_SnapshotServer
 	err = e.writeSnapshot(ctx, out, c)
 	switch {
 	case err == nil:
-		e.log.Info("a snapshot was sent", "revision", c.header.Revision, "keys", c.header.Keys, "bytes", out.sent, "took", time.Since(began).Round(time.Millisecond))
+		if line := e.said.happened("snapshot"); line.Say {
+			e.log.Info("a snapshot was sent", "revision", c.header.Revision, "keys", c.header.Keys, "bytes", out.sent, "took", time.Since(began).Round(time.Millisecond),
+				"unsaid", line.Unsaid)
+		}
 		return nil
 	case held.expired.Load():
 		// Rows may be gone since then: what was read afterwards says nothing about the table.

@@ -41,13 +41,15 @@ func (e *Engine) lookAtAccess(ctx context.Context, look func(*auth.State) error)
 	return e.changeAccess(ctx, func(s *auth.State) (*auth.State, error) { return s, look(s) })
 }
 
-// hashOf is a password's. The only error is that it is too long, which in etcd has no code.
-func hashOf(password string) ([]byte, error) {
-	h, err := auth.Hash(password)
+// hashOf is a password's, when it is its turn. A password that is too long is an error which in etcd has no code.
+func (e *Engine) hashOf(ctx context.Context, password string) (hash []byte, err error) {
+	if turn := e.passwords.do(ctx, e.ctx.Done(), func() { hash, err = auth.Hash(password) }); turn != nil {
+		return nil, turn
+	}
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "etcdserver: "+err.Error())
 	}
-	return h, nil
+	return hash, nil
 }
 
 // AuthEnable has everybody need permission.
@@ -84,14 +86,17 @@ func (e *Engine) AuthStatus(ctx context.Context, _ *pb.AuthStatusRequest) (*pb.A
 	return r, nil
 }
 
-// Authenticate gives a user a token. The password is checked outside of a turn: that takes long.
+// Authenticate gives a user a token. The password is checked outside of a turn of the sequencer: that takes long.
 func (e *Engine) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
 	for range authenticateTries {
 		if err := e.usable(); err != nil {
 			return nil, err
 		}
-		s := e.access.Load()
-		token, err := s.Authenticate(r.Name, r.Password, time.Now())
+		s, token := e.access.Load(), ""
+		var err error
+		if turn := e.passwords.do(ctx, e.ctx.Done(), func() { token, err = s.Authenticate(r.Name, r.Password, time.Now()) }); turn != nil {
+			return nil, turn
+		}
 		if now := e.access.Load(); now.Version() != s.Version() {
 			continue
 		}
@@ -108,7 +113,7 @@ func (e *Engine) UserAdd(ctx context.Context, r *pb.AuthUserAddRequest) (*pb.Aut
 	var hashed []byte
 	if r.Options == nil || !r.Options.NoPassword {
 		var err error
-		if hashed, err = hashOf(r.Password); err != nil {
+		if hashed, err = e.hashOf(ctx, r.Password); err != nil {
 			return nil, err
 		}
 	}
@@ -133,7 +138,7 @@ func (e *Engine) UserChangePassword(ctx context.Context, r *pb.AuthUserChangePas
 	var hashed []byte
 	if r.Password != "" {
 		var err error
-		if hashed, err = hashOf(r.Password); err != nil {
+		if hashed, err = e.hashOf(ctx, r.Password); err != nil {
 			return nil, err
 		}
 	}

@@ -248,6 +248,9 @@ func (r *rig) check() {
 	r.hub.Close()
 	r.end()
 	synctest.Wait()
+	if n := r.hub.pending.Load(); n != 0 || r.hub.watchers != 0 {
+		t.Errorf("left in the hub: %d bytes that wait, %d watches are counted", n, r.hub.watchers)
+	}
 	if len(r.hub.matcher.single) != 0 || r.hub.matcher.ranges != nil || len(r.hub.waiting) != 0 || r.hub.running != 0 {
 		t.Errorf("left in the hub: %d keys, ranges %v, %d waiting, %d running",
 			len(r.hub.matcher.single), r.hub.matcher.ranges, len(r.hub.waiting), r.hub.running)

@@ -56,6 +56,8 @@ type Config struct {
 	RingBytes int
 	// PendingBytes bounds what waits for one watcher; 0 means 512 KiB.
 	PendingBytes int
+	// Bounds are of what all watchers take together.
+	Bounds Bounds
 	// Lag, if not nil, is told for each batch of events of a watcher how many seconds after its publication the oldest was handed to the
 	// client's stream. It must neither block nor cost much. Watchers that read on from the past do not count.
 	Lag interface{ Observe(seconds float64) }
@@ -71,10 +73,14 @@ type Hub struct {
 	progressEvery time.Duration
 	responseBytes int
 	pendingBytes  int
+	bounds        Bounds
 	lag           interface{ Observe(seconds float64) }
 	log           *slog.Logger
 	ctx           context.Context
 	cancel        context.CancelFunc
+
+	// pending is the bytes that wait for streams: the sum of theirs.
+	pending atomic.Int64
 
 	// revision is the published revision. It is set, with mu held, after everything up to it has been delivered.
 	revision atomic.Int64
@@ -85,6 +91,8 @@ type Hub struct {
 	touched []*group
 	fresh   []*commit
 	streams map[*stream]struct{}
+	// watchers is how many there are.
+	watchers int
 	// waiting is the lagging watchers that need history, with the revision from which on; sweeping says that the sweep runs.
 	waiting  map[*watcher]int64
 	sweeping bool
@@ -108,6 +116,7 @@ func NewHub(c Config) *Hub {
 		progressEvery: max(orDefault(c.ProgressEvery, defaultProgress), minProgress),
 		responseBytes: orDefault(c.MaxRequestBytes, defaultRequestBytes),
 		pendingBytes:  orDefault(c.PendingBytes, defaultPending),
+		bounds:        c.Bounds.orDefaults(),
 		lag:           c.Lag,
 		ring:          ring{first: c.Revision + 1, limit: orDefault(c.RingBytes, defaultRing)},
 		streams:       make(map[*stream]struct{}),

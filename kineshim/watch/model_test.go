@@ -68,6 +68,10 @@ func TestEveryWatchGetsItsEventsOnceInOrderAndProgressIsNeverAhead(t *testing.T)
 			PendingBytes:    rapid.SampledFrom([]int{1, 1000, 1 << 20}).Draw(rt, "pending bytes"),
 			RingBytes:       rapid.SampledFrom([]int{1, 2000, 1 << 20}).Draw(rt, "ring bytes"),
 			MaxRequestBytes: rapid.SampledFrom([]int{1, 1000, 1 << 20}).Draw(rt, "request bytes"),
+			Bounds: Bounds{
+				StreamPending: rapid.SampledFrom([]int{1, 1000, 1 << 20}).Draw(rt, "bytes pending for a stream"),
+				HubPending:    rapid.SampledFrom([]int{1, 2000, 1 << 20}).Draw(rt, "bytes pending for all"),
+			},
 		}
 		bare := rapid.Bool().Draw(rt, "bare")
 		steps := rapid.SliceOfN(rapid.Custom(drawStep), 10, 100).Draw(rt, "steps")

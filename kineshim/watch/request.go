@@ -66,6 +66,7 @@ func (s *stream) create(r *pb.WatchCreateRequest) bool {
 		return false
 	}
 	_, taken := s.watchers[r.WatchId]
+	full := h.full(s)
 	switch {
 	case w.start < 0:
 		s.refuse(rpctypes.ErrCompacted.Error())
@@ -75,6 +76,9 @@ func (s *stream) create(r *pb.WatchCreateRequest) bool {
 		return true
 	case w.span.Empty():
 		s.refuse(reasonEmptyRange)
+		return true
+	case full != nil:
+		s.refuse(full.Error())
 		return true
 	case r.WatchId == autoID:
 		for s.watchers[s.nextID] != nil {
@@ -89,6 +93,7 @@ func (s *stream) create(r *pb.WatchCreateRequest) bool {
 		w.id = r.WatchId
 	}
 	s.watchers[w.id] = w
+	h.watchers++
 	s.latest = max(s.latest, w.start)
 	now := h.revision.Load()
 	if w.start == 0 || w.start > now {
@@ -130,6 +135,7 @@ func (s *stream) remove(id int64) bool {
 		return true
 	}
 	delete(s.watchers, id)
+	h.watchers--
 	switch w.state {
 	case lagging:
 		s.lagging--

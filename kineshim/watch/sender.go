@@ -11,9 +11,9 @@ import (
 
 const (
 	// turnCommits and turnBytes bound what is read from the ring for a lagging watcher at a time, so that the stream's other
-	// watchers get their turn. etcd sends the events of up to 1,000 revisions at a time, of any size.
+	// watchers get their turn, and a client that does not read holds little. etcd sends the events of up to 1,000 revisions at a time, of any size.
 	turnCommits = 2048
-	turnBytes   = 16 << 20
+	turnBytes   = 2 << 20
 	// maxSpare is the longest pending list whose memory is kept for the next one.
 	maxSpare = 256
 )
@@ -40,6 +40,7 @@ type round struct {
 type batch struct {
 	w       *watcher
 	parts   []part
+	bytes   int
 	through int64
 	// compacted is the compacted revision when the events were read from the past: what was before it is not shown.
 	compacted int64
@@ -81,9 +82,10 @@ func (s *stream) send() {
 
 // take fills the round, and takes back the memory of the last one.
 func (s *stream) take(r *round, tick bool) {
-	r.clear()
+	sent := r.clear()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.hold(-sent)
 	if tick || s.asked > 0 {
 		// Progress is told of a moment at which no commit is half delivered: else it could be of a revision below that of
 		// an event which has been sent, and a client would take it for a step back.
@@ -120,9 +122,13 @@ func (s *stream) take(r *round, tick bool) {
 	s.dirty = s.dirty[:0]
 }
 
-// clear empties the round after it has been sent.
-func (r *round) clear() {
+// clear empties the round after it has been sent, and returns how many bytes of what was pending were in it.
+func (r *round) clear() (bytes int) {
+	for _, b := range r.turns {
+		bytes += b.bytes
+	}
 	for _, b := range r.batches {
+		bytes += b.bytes
 		if cap(b.parts) <= maxSpare {
 			clear(b.parts)
 			b.w.spare = b.parts[:0]
@@ -132,6 +138,7 @@ func (r *round) clear() {
 	clear(r.turns)
 	clear(r.ticks)
 	r.control, r.batches, r.turns, r.ticks, r.asked = nil, r.batches[:0], r.turns[:0], r.ticks[:0], 0
+	return bytes
 }
 
 // takeProgress decides on the requests for progress. While a watcher lags one of them is kept. For a stream with a

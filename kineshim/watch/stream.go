@@ -45,6 +45,7 @@ type stream struct {
 	ended    int        // how many have ended by compaction
 	latest   int64      // no watcher starts later than this, or than the revision
 	asked    int        // requests for progress that were not answered yet
+	pending  int        // bytes that wait for its watchers, or are being sent
 }
 
 // Serve runs one stream of watches until its context ends, receiving or sending fails, or the hub closes: then with an
@@ -104,6 +105,8 @@ func (h *Hub) drop(s *stream) {
 		h.leave(w)
 		delete(h.waiting, w)
 	}
+	h.watchers -= len(s.watchers)
+	s.hold(-s.pending)
 	s.watchers, s.control, s.dirty, s.turns = nil, nil, nil, nil
 }
 

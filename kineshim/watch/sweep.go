@@ -204,7 +204,7 @@ func (w *watcher) supply(parts []part, next, through int64) bool {
 		bytes += p.bytes
 	}
 	w.put(parts, bytes)
-	return w.pendingBytes < s.hub.pendingBytes && len(w.pending) < maxPendingCommits
+	return w.pendingBytes < s.hub.pendingBytes && len(w.pending) < maxPendingCommits && !s.crowded(0)
 }
 
 // isCompacted says that the Source has no longer what it was asked for.

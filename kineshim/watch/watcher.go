@@ -70,7 +70,7 @@ func (w *watcher) append(batch []part, bytes int) bool {
 		return true
 	}
 	many := len(w.pending)+len(batch) > maxPendingCommits || w.pendingBytes+bytes > s.hub.pendingBytes
-	if many && len(w.pending)+len(batch) > 1 {
+	if many && len(w.pending)+len(batch) > 1 || s.crowded(bytes) {
 		w.next = batch[0].commit.revision
 		if len(w.pending) > 0 {
 			w.next = w.pending[0].commit.revision
@@ -89,6 +89,7 @@ func (w *watcher) append(batch []part, bytes int) bool {
 func (w *watcher) put(batch []part, bytes int) {
 	w.pending = append(w.pending, batch...)
 	w.pendingBytes += bytes
+	w.stream.hold(bytes)
 	if !w.dirty {
 		w.dirty = true
 		w.stream.dirty = append(w.stream.dirty, w)
@@ -96,9 +97,9 @@ func (w *watcher) put(batch []part, bytes int) {
 	w.stream.wake()
 }
 
-// take takes what is pending. The caller holds stream.mu.
+// take takes what is pending, which the stream goes on to hold until it is sent. The caller holds stream.mu.
 func (w *watcher) take() batch {
-	b := batch{w: w, parts: w.pending}
+	b := batch{w: w, parts: w.pending, bytes: w.pendingBytes}
 	w.pending, w.pendingBytes, w.spare = w.spare, 0, nil
 	if n := len(b.parts); n > 0 {
 		b.through = b.parts[n-1].commit.revision
@@ -112,6 +113,7 @@ func (w *watcher) take() batch {
 // drop empties the pending list. The caller holds stream.mu.
 func (w *watcher) drop() {
 	clear(w.pending)
+	w.stream.hold(-w.pendingBytes)
 	w.pending, w.pendingBytes = w.pending[:0], 0
 }
 

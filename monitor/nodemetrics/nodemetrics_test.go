@@ -31,6 +31,7 @@ func full() Sample {
 		Certificates: map[string]time.Time{"peer": time.Unix(2000, 0)},
 		Postgres:     Postgres{Up: true, Timeline: 2, WALFlushed: 1 << 30, WALReplayed: 1 << 30, Essentials: &Essentials{Sessions: 5}},
 		Disk:         &Disk{FreeBytes: 1, TotalBytes: 2},
+		Connections:  map[string]Connections{"client": {Open: 3, Refused: 1}},
 	}
 }
 

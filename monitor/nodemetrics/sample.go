@@ -31,6 +31,8 @@ type Sample struct {
 	Replication *Replication
 	Failovers   map[string]uint64
 	Requests    Requests
+	// Connections are those of others, by listener: client, peer, raft.
+	Connections map[string]Connections
 	Store       *Store
 	VIPs        []VIP
 	// Certificates are the ends of the certificates in use, by name.
@@ -45,6 +47,12 @@ type Replication struct {
 	LagBytes, LagSeconds float64
 	// Streaming: WAL flows.
 	Streaming bool
+}
+
+// Connections are those that others have open, and how many were refused because there were too many.
+type Connections struct {
+	Open    int
+	Refused uint64
 }
 
 // Requests are those of this node's clients.

@@ -102,6 +102,18 @@ var table = []sampled{
 	// Requests.
 	gauge("kineshim_waiting_requests", "clients' requests at this node that wait for a primary", func(s *Sample) float64 { return float64(s.Requests.Waiting) }),
 	partly("kineshim_unknown_outcomes_total", monitor.Counter, "clients' writes at this node that ended without an answer that says whether they were done", "", func(s *Sample, e emit) { e(float64(s.Requests.UnknownOutcomes)) }),
+	partly("kineshim_connections", monitor.Gauge, "connections that others have open here: `client` etcd clients, `peer` the other data node, `raft` those that have not said yet who they are",
+		"", func(s *Sample, e emit) {
+			for listener, c := range s.Connections {
+				e(float64(c.Open), listener)
+			}
+		}, "listener"),
+	partly("kineshim_connections_refused_total", monitor.Counter, "connections that were closed at once because there were too many, in all or from one address",
+		"", func(s *Sample, e emit) {
+			for listener, c := range s.Connections {
+				e(float64(c.Refused), listener)
+			}
+		}, "listener"),
 
 	// The store.
 	ofStore("kineshim_revision", monitor.Gauge, "newest durable revision of the copy of the keys here", func(s *Store) float64 { return float64(s.Revision) }),
