@@ -106,7 +106,7 @@ func who(t *testing.T, s *apiServer, at string) string {
 func TestServersShareConnectionsAndOneThatIsNotReadyGetsNone(t *testing.T) {
 	x, y := newAPIServer(t, "x"), newAPIServer(t, "y")
 	b, at := start(t, Config{Servers: []string{x.addr(), y.addr()}})
-	eventually(t, "both are good", func() bool { return b.servers[0].good() && b.servers[1].good() }) // before, one may be found so first
+	eventually(t, "both are known to be local", func() bool { return b.servers[0].local() && b.servers[1].local() }) // before, one may be found so first
 	for range 10 {
 		who(t, x, at)
 	}
