@@ -326,9 +326,12 @@ func TestLoadBalancersAndPrometheusSeeTheCluster(t *testing.T) {
 			t.Errorf("%s %s of the primary is %v", c.name, c.label, v)
 		}
 	}
-	if v := value(t, w, "raftwitness_paired", ""); v != 1 {
-		t.Errorf("raftwitness_paired is %v", v)
-	}
+	s.eventually(t, "the witness has heard that they are paired", func(context.Context) error { // a leader tells what is committed a moment later
+		if v := value(t, s.metrics(t, cluster.Witness), "raftwitness_paired", ""); v != 1 {
+			return fmt.Errorf("raftwitness_paired is %v", v)
+		}
+		return nil
+	})
 	checkResident(t, s.PID(cluster.Witness))
 
 	switchoverIsTold(t, s.rig)
