@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bin=$(mktemp -d /tmp/kineshim-bin.XXXXXX)
-trap 'rm -rf "$bin"' EXIT
+kubernetes= # the process of Kubernetes' tests, while it runs
+trap '[[ -z $kubernetes ]] || kill "$kubernetes"; rm -rf "$bin"' EXIT
 chmod 0755 "$bin"
 make --no-print-directory build BIN="$bin"
 go build -buildvcs=false -o "$bin/" ./integration/cmd/engineserver ./integration/cmd/lab
@@ -29,12 +30,15 @@ if ((${#clusters[@]} > 0)); then
 	echo "go test: ${#clusters[@]} packages with clusters of real processes"
 	go test -p 1 -timeout 20m "$@" "${clusters[@]}" || status=1
 fi
-echo "go test: random operations, compared with etcd's and kine's answers"
+echo "go test: random operations, compared with etcd's and kine's answers; meanwhile Kubernetes' storage tests, which mostly wait"
+integration/kubernetes/run.sh "$@" >"$bin/kubernetes" 2>&1 &
+kubernetes=$!
 go -C integration/oracle test -timeout 20m "$@" ./... || status=1
+wait "$kubernetes" || status=1
+kubernetes=
+cat "$bin/kubernetes"
 echo "go test: linearizability and watches across failovers"
 go -C integration/linearizability test -p 1 -timeout 20m "$@" ./... || status=1
-echo "go test: Kubernetes' storage tests"
-integration/kubernetes/run.sh "$@" || status=1
 if ! why=$("$bin/lab" --check 2>&1); then
 	echo "SKIPPED: no row of the failure matrix was tried on hosts of its own: $why" >&2
 fi
