@@ -29,11 +29,16 @@ type impatience struct {
 	next  time.Duration
 	// answer has what became of the question that is on its way; nil: none is.
 	answer chan bool
+	// led is when this server was last seen to lead; 0: never.
+	led time.Duration
 }
 
 // look is called by run every lookEvery.
 func (v *voter) look(ctx context.Context, done <-chan struct{}) {
 	i := &v.impatience
+	if v.raft.State() == raft.Leader {
+		i.led = v.now()
+	}
 	if i.answer != nil {
 		select {
 		case granted := <-i.answer:
@@ -69,9 +74,11 @@ func (i *impatience) wait() {
 	}
 }
 
-// leaderless: this server follows nobody who has been heard within the promise, and may campaign.
+// leaderless: this server follows nobody who has been heard within the promise, and may campaign. One that has just led itself has heard nobody for long, and gives
+// its successor that time to be heard: in a hand-over it would else campaign against it in the very first milliseconds, and both would lose.
 func (v *voter) leaderless() bool {
-	return v.campaigns && !v.silent() && v.raft.State() == raft.Follower && v.promised.over()
+	led := v.impatience.led
+	return v.campaigns && !v.silent() && v.raft.State() == raft.Follower && v.promised.over() && (led == 0 || v.now() >= led+v.promise)
 }
 
 // wouldWin asks the other voters but the silent leader whether one of them would vote for this server: with its own that is a majority.
