@@ -161,7 +161,8 @@ func (f *Founding) Admit(q Request, key []byte, from string, now time.Time) (gue
 	return guest, true, nil
 }
 
-func hostOf(address string) string {
+// HostOf is the host of host:port; "" if it is none.
+func HostOf(address string) string {
 	host, _, _ := net.SplitHostPort(address)
 	return host
 }
@@ -179,7 +180,7 @@ func (f *Founding) fits(p raftwitness.Peer) error {
 	}
 	for _, other := range f.Peers() {
 		if other.Name == p.Name {
-			return fmt.Errorf("the member at %s is called %q already: give this machine another name with --name", hostOf(other.Raft), p.Name)
+			return fmt.Errorf("the member at %s is called %q already: give this machine another name with --name", HostOf(other.Raft), p.Name)
 		}
 		for _, a := range addresses {
 			if slices.Contains([]string{other.Raft, other.Peer, other.Postgres}, a) {

@@ -53,7 +53,7 @@ func (h *Host) Serve(ctx context.Context, c net.Conn) {
 		h.refused("a machine that wants to join said nothing that can be understood", c, "", err)
 		return
 	}
-	a, err := h.answer(q, hostOf(c.RemoteAddr().String()), time.Now())
+	a, err := h.answer(q, HostOf(c.RemoteAddr().String()), time.Now())
 	if err != nil {
 		h.refused("a machine that wants to join was refused", c, q.Host, err)
 		why := err.Error()

@@ -36,7 +36,7 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 		voters = append(voters, raftwitness.Peer{Member: record.Member{Name: name, Role: role}, Raft: m.Raft, Peer: m.Peer, Postgres: m.Postgres})
 	}
 	slices.SortFunc(voters, func(a, b raftwitness.Peer) int { return strings.Compare(a.Name, b.Name) })
-	secrets, err := json.MarshalIndent(postgres.NewSecrets(), "", "  ")
+	secrets, err := newSecrets()
 	if err != nil {
 		return err
 	}
@@ -79,6 +79,9 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 	fmt.Fprintf(stdout, "  %s\traftwitness join --config FILE %s.json\n", filepath.Join(dir, cfg.WitnessName()+".json"), cfg.WitnessName())
 	return nil
 }
+
+// newSecrets makes those of a new cluster, as the data nodes keep them.
+func newSecrets() ([]byte, error) { return json.MarshalIndent(postgres.NewSecrets(), "", "  ") }
 
 func writeEnrolment(path string, e raftwitness.Enrolment) error {
 	b, err := json.MarshalIndent(e, "", "  ")

@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
 	"kineshim/config"
-	"kineshim/failover/postgres"
 	"kineshim/joining"
 	"kineshim/ownership"
 	"kineshim/pki"
@@ -57,7 +55,7 @@ func (o options) foundByTokens(ctx context.Context, stdout io.Writer) error {
 	if o.dryRun {
 		fmt.Fprintf(stdout, "Nothing is changed. kineshim init would:\n")
 		s.describe(stdout)
-		fmt.Fprintf(stdout, "  found a cluster, with this machine as %s at %s, Raft %s, peer %s, PostgreSQL %d at %s\n", self.Name, hostOf(self.Raft), self.Raft, self.Peer, major, self.Postgres)
+		fmt.Fprintf(stdout, "  found a cluster, with this machine as %s at %s, Raft %s, peer %s, PostgreSQL %d at %s\n", self.Name, joining.HostOf(self.Raft), self.Raft, self.Peer, major, self.Postgres)
 		fmt.Fprintf(stdout, "  keep its identity, its certificate authority and its data in %s\n", s.cfg.DataDir)
 		fmt.Fprintf(stdout, "  print a command for the other server and one for the witness, good for %s\n", o.validFor)
 		return nil
@@ -66,7 +64,7 @@ func (o options) foundByTokens(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "Cluster %s is being founded; this machine is its node %s, at %s.\n", tokens[0].Cluster, self.Name, hostOf(self.Raft))
+	fmt.Fprintf(stdout, "Cluster %s is being founded; this machine is its node %s, at %s.\n", tokens[0].Cluster, self.Name, joining.HostOf(self.Raft))
 	if _, err := s.start(ctx, stdout); err != nil {
 		return err
 	}
@@ -112,11 +110,11 @@ func (o options) found(s setup, self raftwitness.Peer) ([]joining.Token, error) 
 		}
 		tokens = append(tokens, t)
 	}
-	secrets, err := json.MarshalIndent(postgres.NewSecrets(), "", "  ")
+	secrets, err := newSecrets()
 	if err != nil {
 		return nil, err
 	}
-	if err := s.save(); err != nil {
+	if err := s.Save(); err != nil {
 		return nil, err
 	}
 	if err := saveSecrets(s.cfg.DataDir, secrets); err != nil {
@@ -128,7 +126,7 @@ func (o options) found(s setup, self raftwitness.Peer) ([]joining.Token, error) 
 	if err := (joining.Book{Dir: s.cfg.DataDir}).Save(f); err != nil {
 		return nil, err
 	}
-	return tokens, s.own()
+	return tokens, s.Own(s.cfg.DataDir)
 }
 
 // instructions say what to do with tokens.

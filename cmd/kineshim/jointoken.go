@@ -54,10 +54,10 @@ func (o options) joinByFile(stdout io.Writer) error {
 	if err := join(s.cfg, o.enrolment, e, stdout); err != nil {
 		return err
 	}
-	if err := s.save(); err != nil {
+	if err := s.Save(); err != nil {
 		return err
 	}
-	return s.own()
+	return s.Own(s.cfg.DataDir)
 }
 
 func isTerminal(f *os.File) bool {
@@ -85,7 +85,7 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 	if err != nil || o.dryRun {
 		return err
 	}
-	if err := s.own(); err != nil {
+	if err := s.Own(s.cfg.DataDir); err != nil {
 		return err
 	}
 	started, err := s.start(ctx, stdout)
@@ -117,7 +117,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 	if err != nil {
 		return id, s, err
 	}
-	if s.text != nil { // now the settings are known
+	if s.Text != nil { // now the settings are known
 		if s, err = o.newSetup("kineshim join", a.Settings); err != nil {
 			return id, s, err
 		}
@@ -128,7 +128,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 	if err := matches(s.cfg, e.Identity); err != nil {
 		return id, s, err
 	}
-	if err := s.save(); err != nil {
+	if err := s.Save(); err != nil {
 		return id, s, err
 	}
 	if err := saveEnrolment(s.cfg.DataDir, e); err != nil {
@@ -160,7 +160,7 @@ func wouldJoin(ctx context.Context, v joining.Visit, s setup, stdout io.Writer) 
 	}
 	fmt.Fprintf(stdout, "Nothing is changed. %s would take this machine into cluster %s. kineshim join would:\n", a.Founder, v.Token.Cluster)
 	s.describe(stdout)
-	if s.text != nil {
+	if s.Text != nil {
 		fmt.Fprintf(stdout, "      (and the settings that both data nodes share, as %s has them)\n", a.Founder)
 	}
 	fmt.Fprintf(stdout, "  join as %s, Raft %s, peer %s, PostgreSQL %d at %s\n", q.Name, q.Raft, q.Peer, q.PostgresMajor, q.Postgres)

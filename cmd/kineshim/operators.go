@@ -177,7 +177,7 @@ func controlAddresses(cfg config.Node) ([]string, error) {
 	}
 	var out []string
 	for _, name := range []string{cfg.Name, cfg.Other()} {
-		out = append(out, net.JoinHostPort(hostOf(cfg.Members[name].Peer), port))
+		out = append(out, net.JoinHostPort(joining.HostOf(cfg.Members[name].Peer), port))
 	}
 	return out, nil
 }

@@ -8,9 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"kineshim/config"
@@ -20,8 +18,6 @@ import (
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
 	"kineshim/unit"
-
-	"github.com/google/renameio/v2"
 )
 
 // service is what the package's unit is called.
@@ -29,15 +25,13 @@ const service = "kineshim.service"
 
 // setup is the configuration of a machine that is about to become a member: as it is there, or as it is to be written.
 type setup struct {
-	path string
-	// text is the file to write; nil: it is there, and stays as it is.
-	text []byte
-	cfg  config.Node
+	joining.ConfigFile
+	cfg config.Node
 }
 
 // newSetup reads the configuration, or makes one by the command line. by is the command, shared the YAML that both data nodes have.
 func (o options) newSetup(by, shared string) (setup, error) {
-	s := setup{path: o.config}
+	s := setup{ConfigFile: joining.ConfigFile{Path: o.config}}
 	name := o.name
 	if name == "" {
 		if _, host, err := joining.HostName(); err == nil {
@@ -50,7 +44,7 @@ func (o options) newSetup(by, shared string) (setup, error) {
 	there, err := os.ReadFile(o.config)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		s.text = wanted
+		s.Text = wanted
 		s.cfg, err = config.ParseNode("the configuration to be written to "+o.config, wanted)
 	case err == nil:
 		s.cfg, err = config.ParseNode(o.config, there)
@@ -86,37 +80,14 @@ func vipsOf(cfg config.Node) string {
 	return strings.Join(out, ",")
 }
 
-// save writes the configuration, readable for the service and not for others.
-func (s setup) save() error {
-	if s.text == nil {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o750); err != nil {
-		return fmt.Errorf("write the configuration: %w", err)
-	}
-	if err := renameio.WriteFile(s.path, s.text, 0o640); err != nil {
-		return fmt.Errorf("write the configuration: %w", err)
-	}
-	return nil
-}
-
-// own gives what root has made to the service's user.
-func (s setup) own() error {
-	err := ownership.Give(s.cfg.DataDir)
-	if err == nil && s.text != nil {
-		err = ownership.Share(s.path, s.cfg.DataDir)
-	}
-	return err
-}
-
 // describe says what of the configuration would be written.
 func (s setup) describe(w io.Writer) {
-	if s.text == nil {
-		fmt.Fprintf(w, "  %s is there, and stays as it is\n", s.path)
+	if s.Text == nil {
+		fmt.Fprintf(w, "  %s is there, and stays as it is\n", s.Path)
 		return
 	}
-	fmt.Fprintf(w, "  write %s:\n", s.path)
-	for line := range strings.Lines(string(s.text)) {
+	fmt.Fprintf(w, "  write %s:\n", s.Path)
+	for line := range strings.Lines(string(s.Text)) {
 		fmt.Fprintf(w, "      %s", line)
 	}
 }
@@ -165,8 +136,8 @@ func (s setup) major(ctx context.Context) (int, error) {
 
 // start has systemd start the node, or says how to; it reports whether it runs.
 func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
-	if s.path != config.DefaultNodeFile || !unit.Known(ctx, service) {
-		fmt.Fprintf(stdout, "Start it: kineshim --config %s\n", s.path)
+	if s.Path != config.DefaultNodeFile || !unit.Known(ctx, service) {
+		fmt.Fprintf(stdout, "Start it: kineshim --config %s\n", s.Path)
 		return false, nil
 	}
 	if err := unit.Start(ctx, service); err != nil {
@@ -174,12 +145,6 @@ func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
 	}
 	fmt.Fprintf(stdout, "%s runs, and starts with the machine.\n", service)
 	return true, nil
-}
-
-// hostOf is the host of host:port.
-func hostOf(address string) string {
-	host, _, _ := net.SplitHostPort(address)
-	return host
 }
 
 // refuseMember refuses a machine that is a member of a cluster, or founds one, and says of which.
@@ -211,10 +176,10 @@ func refuseMember(dataDir string) error {
 // progress says who of the three is there.
 func progress(f *joining.Founding) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  %s, the founder, at %s", f.Founder.Name, hostOf(f.Founder.Raft))
+	fmt.Fprintf(&b, "  %s, the founder, at %s", f.Founder.Name, joining.HostOf(f.Founder.Raft))
 	for _, i := range f.Invitations {
 		if g := i.Guest; g != nil {
-			fmt.Fprintf(&b, "\n  %s, the %s, at %s", g.Name, joining.Words(g.Role), hostOf(g.Raft))
+			fmt.Fprintf(&b, "\n  %s, the %s, at %s", g.Name, joining.Words(g.Role), joining.HostOf(g.Raft))
 		} else {
 			fmt.Fprintf(&b, "\n  the %s is waited for; its token ends on %s", joining.Words(i.Role), i.Expires.UTC().Format("2006-01-02 15:04 UTC"))
 		}

@@ -14,12 +14,9 @@ import (
 
 	"kineshim/config"
 	"kineshim/joining"
-	"kineshim/ownership"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
 	"kineshim/unit"
-
-	"github.com/google/renameio/v2"
 )
 
 // service is what the package's unit is called.
@@ -27,15 +24,13 @@ const service = "raftwitness.service"
 
 // setup is the witness's configuration: as it is there, or as it is to be written.
 type setup struct {
-	path string
-	// text is the file to write; nil: it is there, and stays as it is.
-	text []byte
-	cfg  config.Witness
+	joining.ConfigFile
+	cfg config.Witness
 }
 
 // newSetup reads the configuration, or makes one by the command line.
 func (o options) newSetup() (setup, error) {
-	s := setup{path: o.config}
+	s := setup{ConfigFile: joining.ConfigFile{Path: o.config}}
 	there, err := os.ReadFile(o.config)
 	if err == nil {
 		if s.cfg, err = config.ParseWitness(o.config, there); err == nil && o.name != "" && o.name != s.cfg.Name {
@@ -51,32 +46,9 @@ func (o options) newSetup() (setup, error) {
 			return s, err
 		}
 	}
-	s.text = config.WitnessText("raftwitness join", o.name, o.dataDir, net.JoinHostPort("", strconv.Itoa(config.DefaultRaftPort)))
-	s.cfg, err = config.ParseWitness("the configuration to be written to "+o.config, s.text)
+	s.Text = config.WitnessText("raftwitness join", o.name, o.dataDir, net.JoinHostPort("", strconv.Itoa(config.DefaultRaftPort)))
+	s.cfg, err = config.ParseWitness("the configuration to be written to "+o.config, s.Text)
 	return s, err
-}
-
-// save writes the configuration, readable for the service and not for others.
-func (s setup) save() error {
-	if s.text == nil {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o750); err != nil {
-		return fmt.Errorf("write the configuration: %w", err)
-	}
-	if err := renameio.WriteFile(s.path, s.text, 0o640); err != nil {
-		return fmt.Errorf("write the configuration: %w", err)
-	}
-	return nil
-}
-
-// own gives what root has made to the service's user.
-func (s setup) own() error {
-	err := ownership.Give(s.cfg.DataDir)
-	if err == nil && s.text != nil {
-		err = ownership.Share(s.path, s.cfg.DataDir)
-	}
-	return err
 }
 
 // joinByFile joins with what the founder, or shimctl witness replace, has written for this witness.
@@ -95,13 +67,13 @@ func (o options) joinByFile(stdout io.Writer) error {
 	if e.Identity.Name != s.cfg.Name {
 		return fmt.Errorf("%s is for %q, this witness is %q", o.enrolment, e.Identity.Name, s.cfg.Name)
 	}
-	if err := s.save(); err != nil {
+	if err := s.Save(); err != nil {
 		return err
 	}
 	if err := save(s.cfg, e, stdout); err != nil {
 		return err
 	}
-	return s.own()
+	return s.Own(s.cfg.DataDir)
 }
 
 // joinByToken makes this machine the witness of the token's cluster. It may be run again after any interruption.
@@ -127,7 +99,7 @@ func (o options) joinByToken(ctx context.Context, stdin io.Reader, stdout io.Wri
 	if err != nil || o.dryRun {
 		return err
 	}
-	if err := s.own(); err != nil {
+	if err := s.Own(s.cfg.DataDir); err != nil {
 		return err
 	}
 	return s.start(ctx, stdout)
@@ -150,8 +122,8 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 			return err
 		}
 		fmt.Fprintf(stdout, "Nothing is changed. %s would take this machine into cluster %s, as its witness %s at %s. raftwitness join would:\n", a.Founder, t.Cluster, q.Name, q.Raft)
-		if s.text != nil {
-			fmt.Fprintf(stdout, "  write %s:\n      %s\n", s.path, bytes.ReplaceAll(bytes.TrimSpace(s.text), []byte("\n"), []byte("\n      ")))
+		if s.Text != nil {
+			fmt.Fprintf(stdout, "  write %s:\n      %s\n", s.Path, bytes.ReplaceAll(bytes.TrimSpace(s.Text), []byte("\n"), []byte("\n      ")))
 		}
 		fmt.Fprintf(stdout, "  keep its identity and its certificate in %s\n", v.Dir)
 		return nil
@@ -160,7 +132,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 	if err != nil {
 		return err
 	}
-	if err := s.save(); err != nil {
+	if err := s.Save(); err != nil {
 		return err
 	}
 	if err := save(s.cfg, e, stdout); err != nil {
@@ -186,7 +158,7 @@ func (o options) settle(s setup, q *joining.Request, local net.IP) error {
 	if host == "" {
 		host = local.String()
 	}
-	if q.Raft, err = joining.At(host, number); err != nil || s.text == nil { // one that has a configuration may run
+	if q.Raft, err = joining.At(host, number); err != nil || s.Text == nil { // one that has a configuration may run
 		return err
 	}
 	return joining.CanListen(q.Raft)
@@ -194,8 +166,8 @@ func (o options) settle(s setup, q *joining.Request, local net.IP) error {
 
 // start has systemd start the witness, or says how to.
 func (s setup) start(ctx context.Context, stdout io.Writer) error {
-	if s.path != config.DefaultWitnessFile || !unit.Known(ctx, service) {
-		fmt.Fprintf(stdout, "Start it, or restart it if it runs: raftwitness --config %s\n", s.path)
+	if s.Path != config.DefaultWitnessFile || !unit.Known(ctx, service) {
+		fmt.Fprintf(stdout, "Start it, or restart it if it runs: raftwitness --config %s\n", s.Path)
 		return nil
 	}
 	if err := unit.Restart(ctx, service); err != nil {

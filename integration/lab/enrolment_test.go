@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"kineshim/integration/cluster"
 	"kineshim/integration/lab/site"
 )
 
@@ -34,15 +33,7 @@ func newNewcomers(t *testing.T) *newcomers {
 	if err := site.Supported(); err != nil {
 		t.Skipf("SKIPPED, NO MACHINE IS ENROLLED ON A HOST OF ITS OWN: %v", err)
 	}
-	bin, err := os.MkdirTemp("/tmp", "kineshim-bin-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(bin) })
-	binaries, err := cluster.Build(t.Context(), bin)
-	if err != nil {
-		t.Fatal(err)
-	}
+	binaries := build(t)
 	s, err := site.New("a", "b", "w")
 	if err != nil {
 		t.Fatal(err)

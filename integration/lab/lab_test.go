@@ -38,14 +38,9 @@ func chosen(t *testing.T) []*Row {
 	return rows
 }
 
-// TestLab runs rows of the failure matrix, by default the quick ones: TestLab/row19 and so on.
-func TestLab(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a cluster of real processes")
-	}
-	if err := site.Supported(); err != nil {
-		t.Skipf("SKIPPED, NO ROW OF THE FAILURE MATRIX IS TRIED: %v", err)
-	}
+// build makes the binaries, which are removed with the test.
+func build(t *testing.T) cluster.Binaries {
+	t.Helper()
 	bin, err := os.MkdirTemp("/tmp", "kineshim-bin-")
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +50,18 @@ func TestLab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return binaries
+}
+
+// TestLab runs rows of the failure matrix, by default the quick ones: TestLab/row19 and so on.
+func TestLab(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster of real processes")
+	}
+	if err := site.Supported(); err != nil {
+		t.Skipf("SKIPPED, NO ROW OF THE FAILURE MATRIX IS TRIED: %v", err)
+	}
+	binaries := build(t)
 	var out bytes.Buffer
 	l, err := New(Options{Binaries: binaries, Out: &out, KeepDir: filepath.Join(os.TempDir(), "kineshim-lab")})
 	if err != nil {
@@ -133,15 +140,7 @@ func TestKilledLabLeavesNothingForLong(t *testing.T) {
 		beKilled(t, bin)
 		return
 	}
-	bin, err := os.MkdirTemp("/tmp", "kineshim-bin-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(bin) })
-	binaries, err := cluster.Build(t.Context(), bin)
-	if err != nil {
-		t.Fatal(err)
-	}
+	binaries := build(t)
 	child := exec.Command(os.Args[0], "-test.run=^TestKilledLabLeavesNothingForLong$")
 	child.Env = append(os.Environ(), childEnv+"="+filepath.Dir(binaries.Kineshim))
 	stdout, err := child.StdoutPipe()
