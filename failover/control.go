@@ -207,29 +207,49 @@ func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (
 	return a.setPaused(ctx, in)
 }
 
-// setPaused records the operator's word, on the node that leads. That it stands there already, only a leader with a majority knows: the record of a node that is
-// cut off may be an old one.
 func (a *Agent) setPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
-	st := a.store.Status() // before the record
-	rec, _ := a.store.Record()
-	if rec.Initialised() && rec.Paused == in.Paused && st.Leader && st.Barrier && st.LeaseLeft > 0 {
-		return &pb.SetPausedResponse{}, nil
-	}
 	kind := record.Resume
 	if in.Paused {
 		kind = record.Pause
 	}
-	outcome, err := a.store.Propose(ctx, record.Command{Kind: kind, Epoch: rec.Epoch, By: a.cfg.Self, Why: "by " + in.Operator, AtUnixMilli: time.Now().UnixMilli()})
+	err := a.putDown(ctx, record.Command{Kind: kind, Why: "by " + in.Operator}, func(r *record.Record) bool { return r.Paused == in.Paused })
+	return &pb.SetPausedResponse{}, err
+}
+
+// Revoke voids an operator's certificates.
+func (s ControlServer) Revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
+	a := s.Agent
+	if a.store.Status().LeaderName == a.cfg.Other {
+		return a.cfg.Peer.Revoke(ctx, in)
+	}
+	return a.revoke(ctx, in)
+}
+
+func (a *Agent) revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
+	err := a.putDown(ctx, record.Command{Kind: record.Revoke, Node: in.Name, Why: "by " + in.Operator}, func(r *record.Record) bool { return r.IsRevoked(in.Name) })
+	return &pb.RevokeResponse{}, err
+}
+
+// putDown records an operator's word, on the node that leads, unless it is so already. That it is, only a leader with a majority knows: the record of a node that
+// is cut off may be an old one.
+func (a *Agent) putDown(ctx context.Context, c record.Command, already func(*record.Record) bool) error {
+	st := a.store.Status() // before the record
+	rec, _ := a.store.Record()
+	if rec.Initialised() && already(rec) && st.Leader && st.Barrier && st.LeaseLeft > 0 {
+		return nil
+	}
+	c.Epoch, c.By, c.AtUnixMilli = rec.Epoch, a.cfg.Self, time.Now().UnixMilli()
+	outcome, err := a.store.Propose(ctx, c)
 	switch outcome {
 	case Done:
-		return &pb.SetPausedResponse{}, nil
+		return nil
 	case Unknown:
-		return nil, status.Errorf(codes.Unavailable, "whether it was recorded is not known (%v): look at shimctl status, and repeat it", err)
+		return status.Errorf(codes.Unavailable, "whether it was recorded is not known (%v): look at shimctl history, and repeat it", err)
 	}
 	if !a.store.Status().Leader {
-		return nil, status.Error(codes.Unavailable, "nobody leads: no majority is reachable, or an election is under way, so nothing can be recorded; see shimctl status")
+		return status.Error(codes.Unavailable, "nobody leads: no majority is reachable, or an election is under way, so nothing can be recorded; see shimctl status")
 	}
-	return nil, status.Error(codes.FailedPrecondition, err.Error())
+	return status.Error(codes.FailedPrecondition, err.Error())
 }
 
 // History lists what happened to the cluster.

@@ -246,3 +246,8 @@ func (s PeerServer) Switchover(ctx context.Context, in *pb.PromoteRequest) (*pb.
 func (s PeerServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
 	return s.Agent.setPaused(ctx, in)
 }
+
+// Revoke takes an operator's request that reached the other node.
+func (s PeerServer) Revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
+	return s.Agent.revoke(ctx, in)
+}

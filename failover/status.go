@@ -21,7 +21,7 @@ func (a *Agent) status() *pb.StatusResponse {
 	in := a.input()
 	r := &pb.StatusResponse{
 		ClusterId: a.cfg.ClusterID, Node: a.cfg.Self, Epoch: rec.Epoch, Primary: rec.Primary, Mode: rec.Mode(), InSync: slices.Clone(rec.InSync),
-		Timeline: rec.Timeline, Paused: rec.Paused, Leader: rs.LeaderName, Term: rs.Term, Version: a.cfg.Version, Busy: a.busyText(),
+		Timeline: rec.Timeline, Paused: rec.Paused, Revoked: slices.Clone(rec.Revoked), Leader: rs.LeaderName, Term: rs.Term, Version: a.cfg.Version, Busy: a.busyText(),
 	}
 	me := a.nodeStatus(&in, self, true)
 	other := &pb.NodeStatus{Name: a.cfg.Other, Role: "data", HeardMs: -1}

@@ -74,6 +74,8 @@ type rig struct {
 	clients map[string]*clientv3.Client
 	tests   int
 	log     *testLog
+	// afar is where the data nodes answer operators from afar; nil: they don't.
+	afar map[string]string
 }
 
 // testLog sends what the cluster package says to the test that runs.
@@ -106,7 +108,15 @@ func armed(t *testing.T) *rig {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
 	if lab.rig == nil {
-		lab.rig = newRig(t)
+		afar := map[string]string{}
+		lab.rig = newRig(t, func(o *cluster.Options) {
+			o.Extra = map[string]string{}
+			for _, node := range cluster.DataNodes {
+				afar[node] = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+				o.Extra[node] = "control_listen: " + afar[node] + "\n"
+			}
+		})
+		lab.rig.afar = afar
 	}
 	r := lab.rig
 	r.log.set(t)

@@ -3,13 +3,19 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"kineshim/integration/cluster"
+	"kineshim/pki"
+	"kineshim/pki/rpc"
 	"kineshim/proto"
 )
 
@@ -149,6 +155,70 @@ func (r *rig) setPaused(t *testing.T, via string, paused bool) {
 	must(t, err)
 	r.eventually(t, "pause or resume", func(ctx context.Context) error {
 		_, err := control.SetPaused(ctx, &proto.SetPausedRequest{Paused: paused, Operator: "test"})
+		return err
+	})
+}
+
+// afarAs calls a node's Status from afar.
+func (x *intruder) afarAs(node string, pass *pki.Credentials) error {
+	conn, err := grpc.NewClient(x.r.afar[node], grpc.WithTransportCredentials(rpc.Credentials(pass.Client(func(pki.ID) error { return nil }))))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(x.t.Context(), knockWithin)
+	defer cancel()
+	_, err = proto.NewControlClient(conn).Status(ctx, &proto.StatusRequest{})
+	return err
+}
+
+// The credentials of a revoked operator are refused by both nodes, and by one that has just been started and has no majority; those of others are not.
+func TestRevokedOperatorIsRefused(t *testing.T) {
+	r := armed(t)
+	x := newIntruder(t, r)
+	primary := r.primary(t)
+	standby := cluster.Other(primary)
+	of := func(name string) *pki.Credentials {
+		return x.with(x.authority, pki.ID{Cluster: x.a.ClusterID, Role: pki.Viewer, Server: name}, time.Hour, time.Now())
+	}
+	alice, bob := of("alice"), of("bob")
+	for _, node := range cluster.DataNodes {
+		must(t, x.afarAs(node, alice))
+	}
+	control, err := r.Control(standby) // recorded by the leader
+	must(t, err)
+	for range 2 { // the second time it is so already
+		r.eventually(t, "revoke alice", func(ctx context.Context) error {
+			_, err := control.Revoke(ctx, &proto.RevokeRequest{Name: "alice", Operator: "test"})
+			return err
+		})
+	}
+	refused := func(node string, pass *pki.Credentials) func(context.Context) error {
+		return func(context.Context) error {
+			if err := x.afarAs(node, pass); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "revoked") {
+				return fmt.Errorf("%s answers her: %w", node, err)
+			}
+			return nil
+		}
+	}
+	for _, node := range cluster.DataNodes {
+		r.eventually(t, node+" refuses her", refused(node, alice))
+		r.eventually(t, node+" refuses what is made for her later", refused(node, of("alice")))
+		must(t, x.afarAs(node, bob))
+	}
+	must(t, r.KillNode(cluster.Witness))
+	must(t, r.KillNode(standby))
+	must(t, r.KillNode(primary))
+	r.start(t, standby) // alone: Raft applies nothing
+	r.eventually(t, standby+" answers bob", func(context.Context) error { return x.afarAs(standby, bob) })
+	must(t, refused(standby, alice)(t.Context()))
+	r.start(t, cluster.Witness)
+	r.start(t, primary)
+	r.eventually(t, "the status names her", func(ctx context.Context) error {
+		s, err := r.Status(ctx, standby)
+		if err == nil && len(s.GetRevoked()) != 1 {
+			err = fmt.Errorf("revoked: %v", s.GetRevoked())
+		}
 		return err
 	})
 }

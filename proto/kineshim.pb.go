@@ -1058,6 +1058,94 @@ func (*SetPausedResponse) Descriptor() ([]byte, []int) {
 	return file_kineshim_proto_rawDescGZIP(), []int{10}
 }
 
+type RevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // whose certificates are void from now on, for good
+	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"` // who asks, for the history
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_kineshim_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RevokeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+type RevokeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_kineshim_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kineshim_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_kineshim_proto_rawDescGZIP(), []int{12}
+}
+
 type ReplaceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1071,7 +1159,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1171,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[11]
+	mi := &file_kineshim_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1184,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{11}
+	return file_kineshim_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReplaceRequest) GetNode() string {
@@ -1149,7 +1237,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1249,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[12]
+	mi := &file_kineshim_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1262,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{12}
+	return file_kineshim_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplaceResponse) GetDone() bool {
@@ -1234,7 +1322,7 @@ type PreviewAloneRequest struct {
 
 func (x *PreviewAloneRequest) Reset() {
 	*x = PreviewAloneRequest{}
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1334,7 @@ func (x *PreviewAloneRequest) String() string {
 func (*PreviewAloneRequest) ProtoMessage() {}
 
 func (x *PreviewAloneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[13]
+	mi := &file_kineshim_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1347,7 @@ func (x *PreviewAloneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewAloneRequest.ProtoReflect.Descriptor instead.
 func (*PreviewAloneRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{13}
+	return file_kineshim_proto_rawDescGZIP(), []int{15}
 }
 
 type PreviewAloneResponse struct {
@@ -1283,7 +1371,7 @@ type PreviewAloneResponse struct {
 
 func (x *PreviewAloneResponse) Reset() {
 	*x = PreviewAloneResponse{}
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1383,7 @@ func (x *PreviewAloneResponse) String() string {
 func (*PreviewAloneResponse) ProtoMessage() {}
 
 func (x *PreviewAloneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[14]
+	mi := &file_kineshim_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1396,7 @@ func (x *PreviewAloneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewAloneResponse.ProtoReflect.Descriptor instead.
 func (*PreviewAloneResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{14}
+	return file_kineshim_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PreviewAloneResponse) GetPossible() bool {
@@ -1414,7 +1502,7 @@ type LostMember struct {
 
 func (x *LostMember) Reset() {
 	*x = LostMember{}
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1514,7 @@ func (x *LostMember) String() string {
 func (*LostMember) ProtoMessage() {}
 
 func (x *LostMember) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[15]
+	mi := &file_kineshim_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1527,7 @@ func (x *LostMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostMember.ProtoReflect.Descriptor instead.
 func (*LostMember) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{15}
+	return file_kineshim_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LostMember) GetName() string {
@@ -1481,7 +1569,7 @@ type ServeAloneRequest struct {
 
 func (x *ServeAloneRequest) Reset() {
 	*x = ServeAloneRequest{}
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1581,7 @@ func (x *ServeAloneRequest) String() string {
 func (*ServeAloneRequest) ProtoMessage() {}
 
 func (x *ServeAloneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[16]
+	mi := &file_kineshim_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1594,7 @@ func (x *ServeAloneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeAloneRequest.ProtoReflect.Descriptor instead.
 func (*ServeAloneRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{16}
+	return file_kineshim_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServeAloneRequest) GetOperator() string {
@@ -1541,7 +1629,7 @@ type ServeAloneResponse struct {
 
 func (x *ServeAloneResponse) Reset() {
 	*x = ServeAloneResponse{}
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1641,7 @@ func (x *ServeAloneResponse) String() string {
 func (*ServeAloneResponse) ProtoMessage() {}
 
 func (x *ServeAloneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[17]
+	mi := &file_kineshim_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1654,7 @@ func (x *ServeAloneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeAloneResponse.ProtoReflect.Descriptor instead.
 func (*ServeAloneResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{17}
+	return file_kineshim_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ServeAloneResponse) GetDone() bool {
@@ -1598,7 +1686,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1698,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[18]
+	mi := &file_kineshim_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1711,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{18}
+	return file_kineshim_proto_rawDescGZIP(), []int{20}
 }
 
 type HistoryEvent struct {
@@ -1639,7 +1727,7 @@ type HistoryEvent struct {
 
 func (x *HistoryEvent) Reset() {
 	*x = HistoryEvent{}
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1739,7 @@ func (x *HistoryEvent) String() string {
 func (*HistoryEvent) ProtoMessage() {}
 
 func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[19]
+	mi := &file_kineshim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1752,7 @@ func (x *HistoryEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEvent.ProtoReflect.Descriptor instead.
 func (*HistoryEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{19}
+	return file_kineshim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HistoryEvent) GetAtUnixMilli() int64 {
@@ -1711,7 +1799,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1811,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[20]
+	mi := &file_kineshim_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1824,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{20}
+	return file_kineshim_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HistoryResponse) GetEvents() []*HistoryEvent {
@@ -1758,7 +1846,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +1858,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[21]
+	mi := &file_kineshim_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +1871,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{21}
+	return file_kineshim_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RestoreRequest) GetReplace() bool {
@@ -1825,7 +1913,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1925,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[22]
+	mi := &file_kineshim_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1938,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{22}
+	return file_kineshim_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RestoreResponse) GetKeys() int64 {
@@ -1882,7 +1970,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1982,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[23]
+	mi := &file_kineshim_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +1995,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{23}
+	return file_kineshim_proto_rawDescGZIP(), []int{25}
 }
 
 type NodeStatus struct {
@@ -1928,7 +2016,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_kineshim_proto_msgTypes[24]
+	mi := &file_kineshim_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2028,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[24]
+	mi := &file_kineshim_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2041,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{24}
+	return file_kineshim_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -2045,6 +2133,7 @@ type StatusResponse struct {
 	Version       string                 `protobuf:"bytes,15,opt,name=version,proto3" json:"version,omitempty"`
 	Busy          string                 `protobuf:"bytes,16,opt,name=busy,proto3" json:"busy,omitempty"`                                        // a switchover or another decision under way
 	ClientAddress string                 `protobuf:"bytes,18,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"` // host:port at which the node that answers serves the etcd API to clients on its machine
+	Revoked       []string               `protobuf:"bytes,19,rep,name=revoked,proto3" json:"revoked,omitempty"`                                  // operators whose certificates are void
 	Synchronous   bool                   `protobuf:"varint,17,opt,name=synchronous,proto3" json:"synchronous,omitempty"`                         // every commit waits for the standby, whatever the record says: a forced promotion would lose nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2052,7 +2141,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kineshim_proto_msgTypes[25]
+	mi := &file_kineshim_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2153,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[25]
+	mi := &file_kineshim_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2166,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{25}
+	return file_kineshim_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -2199,6 +2288,13 @@ func (x *StatusResponse) GetClientAddress() string {
 	return ""
 }
 
+func (x *StatusResponse) GetRevoked() []string {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
 func (x *StatusResponse) GetSynchronous() bool {
 	if x != nil {
 		return x.Synchronous
@@ -2214,7 +2310,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_kineshim_proto_msgTypes[26]
+	mi := &file_kineshim_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2322,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[26]
+	mi := &file_kineshim_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2335,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{26}
+	return file_kineshim_proto_rawDescGZIP(), []int{28}
 }
 
 type ReadIndexResponse struct {
@@ -2253,7 +2349,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_kineshim_proto_msgTypes[27]
+	mi := &file_kineshim_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2361,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[27]
+	mi := &file_kineshim_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2374,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{27}
+	return file_kineshim_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReadIndexResponse) GetRevision() int64 {
@@ -2308,7 +2404,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_kineshim_proto_msgTypes[28]
+	mi := &file_kineshim_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2416,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[28]
+	mi := &file_kineshim_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2429,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{28}
+	return file_kineshim_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FollowRequest) GetLineage() int64 {
@@ -2377,7 +2473,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_kineshim_proto_msgTypes[29]
+	mi := &file_kineshim_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2485,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[29]
+	mi := &file_kineshim_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2498,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{29}
+	return file_kineshim_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FollowResponse) GetLineage() int64 {
@@ -2464,7 +2560,7 @@ type FollowCommit struct {
 
 func (x *FollowCommit) Reset() {
 	*x = FollowCommit{}
-	mi := &file_kineshim_proto_msgTypes[30]
+	mi := &file_kineshim_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2572,7 @@ func (x *FollowCommit) String() string {
 func (*FollowCommit) ProtoMessage() {}
 
 func (x *FollowCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[30]
+	mi := &file_kineshim_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2585,7 @@ func (x *FollowCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCommit.ProtoReflect.Descriptor instead.
 func (*FollowCommit) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{30}
+	return file_kineshim_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FollowCommit) GetRevision() int64 {
@@ -2517,7 +2613,7 @@ type FollowEvent struct {
 
 func (x *FollowEvent) Reset() {
 	*x = FollowEvent{}
-	mi := &file_kineshim_proto_msgTypes[31]
+	mi := &file_kineshim_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2625,7 @@ func (x *FollowEvent) String() string {
 func (*FollowEvent) ProtoMessage() {}
 
 func (x *FollowEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kineshim_proto_msgTypes[31]
+	mi := &file_kineshim_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2638,7 @@ func (x *FollowEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEvent.ProtoReflect.Descriptor instead.
 func (*FollowEvent) Descriptor() ([]byte, []int) {
-	return file_kineshim_proto_rawDescGZIP(), []int{31}
+	return file_kineshim_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FollowEvent) GetRow() int64 {
@@ -2664,7 +2760,11 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x10SetPausedRequest\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\"\x13\n" +
-	"\x11SetPausedResponse\"\x86\x01\n" +
+	"\x11SetPausedResponse\"?\n" +
+	"\rRevokeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\"\x10\n" +
+	"\x0eRevokeResponse\"\x86\x01\n" +
 	"\x0eReplaceRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x18\n" +
@@ -2742,7 +2842,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"\tlag_known\x18\b \x01(\bR\blagKnown\x12\x16\n" +
 	"\x06health\x18\t \x01(\tR\x06health\x12\x17\n" +
 	"\ain_sync\x18\n" +
-	" \x01(\bR\x06inSync\"\xf3\x03\n" +
+	" \x01(\bR\x06inSync\"\x8d\x04\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
@@ -2762,7 +2862,8 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x04term\x18\x0e \x01(\x04R\x04term\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\tR\aversion\x12\x12\n" +
 	"\x04busy\x18\x10 \x01(\tR\x04busy\x12%\n" +
-	"\x0eclient_address\x18\x12 \x01(\tR\rclientAddress\x12 \n" +
+	"\x0eclient_address\x18\x12 \x01(\tR\rclientAddress\x12\x18\n" +
+	"\arevoked\x18\x13 \x03(\tR\arevoked\x12 \n" +
 	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous\"\x12\n" +
 	"\x10ReadIndexRequest\"G\n" +
 	"\x11ReadIndexResponse\x12\x1a\n" +
@@ -2785,22 +2886,24 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x06events\x18\x02 \x03(\v2\x18.kineshim.v1.FollowEventR\x06events\"5\n" +
 	"\vFollowEvent\x12\x10\n" +
 	"\x03row\x18\x01 \x01(\x03R\x03row\x12\x14\n" +
-	"\x05event\x18\x02 \x01(\fR\x05event2\xac\x02\n" +
+	"\x05event\x18\x02 \x01(\fR\x05event2\xef\x02\n" +
 	"\x04Peer\x12:\n" +
 	"\bExchange\x12\x16.kineshim.v1.NodeState\x1a\x16.kineshim.v1.NodeState\x12S\n" +
 	"\fBeginRebuild\x12 .kineshim.v1.BeginRebuildRequest\x1a!.kineshim.v1.BeginRebuildResponse\x12G\n" +
 	"\n" +
 	"Switchover\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12J\n" +
-	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse2W\n" +
+	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12A\n" +
+	"\x06Revoke\x12\x1a.kineshim.v1.RevokeRequest\x1a\x1b.kineshim.v1.RevokeResponse2W\n" +
 	"\x05Reads\x12N\n" +
 	"\tReadIndex\x12\x1d.kineshim.v1.ReadIndexRequest\x1a\x1e.kineshim.v1.ReadIndexResponse(\x010\x012R\n" +
 	"\vReplication\x12C\n" +
-	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xab\x05\n" +
+	"\x06Follow\x12\x1a.kineshim.v1.FollowRequest\x1a\x1b.kineshim.v1.FollowResponse0\x012\xee\x05\n" +
 	"\aControl\x12A\n" +
 	"\x06Status\x12\x1a.kineshim.v1.StatusRequest\x1a\x1b.kineshim.v1.StatusResponse\x12D\n" +
 	"\aPromote\x12\x1b.kineshim.v1.PromoteRequest\x1a\x1c.kineshim.v1.PromoteResponse\x12S\n" +
 	"\fPreviewForce\x12 .kineshim.v1.PreviewForceRequest\x1a!.kineshim.v1.PreviewForceResponse\x12J\n" +
-	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12D\n" +
+	"\tSetPaused\x12\x1d.kineshim.v1.SetPausedRequest\x1a\x1e.kineshim.v1.SetPausedResponse\x12A\n" +
+	"\x06Revoke\x12\x1a.kineshim.v1.RevokeRequest\x1a\x1b.kineshim.v1.RevokeResponse\x12D\n" +
 	"\aReplace\x12\x1b.kineshim.v1.ReplaceRequest\x1a\x1c.kineshim.v1.ReplaceResponse\x12S\n" +
 	"\fPreviewAlone\x12 .kineshim.v1.PreviewAloneRequest\x1a!.kineshim.v1.PreviewAloneResponse\x12M\n" +
 	"\n" +
@@ -2820,7 +2923,7 @@ func file_kineshim_proto_rawDescGZIP() []byte {
 	return file_kineshim_proto_rawDescData
 }
 
-var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_kineshim_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_kineshim_proto_goTypes = []any{
 	(*Progress)(nil),             // 0: kineshim.v1.Progress
 	(*NodeState)(nil),            // 1: kineshim.v1.NodeState
@@ -2833,69 +2936,75 @@ var file_kineshim_proto_goTypes = []any{
 	(*PreviewForceResponse)(nil), // 8: kineshim.v1.PreviewForceResponse
 	(*SetPausedRequest)(nil),     // 9: kineshim.v1.SetPausedRequest
 	(*SetPausedResponse)(nil),    // 10: kineshim.v1.SetPausedResponse
-	(*ReplaceRequest)(nil),       // 11: kineshim.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),      // 12: kineshim.v1.ReplaceResponse
-	(*PreviewAloneRequest)(nil),  // 13: kineshim.v1.PreviewAloneRequest
-	(*PreviewAloneResponse)(nil), // 14: kineshim.v1.PreviewAloneResponse
-	(*LostMember)(nil),           // 15: kineshim.v1.LostMember
-	(*ServeAloneRequest)(nil),    // 16: kineshim.v1.ServeAloneRequest
-	(*ServeAloneResponse)(nil),   // 17: kineshim.v1.ServeAloneResponse
-	(*HistoryRequest)(nil),       // 18: kineshim.v1.HistoryRequest
-	(*HistoryEvent)(nil),         // 19: kineshim.v1.HistoryEvent
-	(*HistoryResponse)(nil),      // 20: kineshim.v1.HistoryResponse
-	(*RestoreRequest)(nil),       // 21: kineshim.v1.RestoreRequest
-	(*RestoreResponse)(nil),      // 22: kineshim.v1.RestoreResponse
-	(*StatusRequest)(nil),        // 23: kineshim.v1.StatusRequest
-	(*NodeStatus)(nil),           // 24: kineshim.v1.NodeStatus
-	(*StatusResponse)(nil),       // 25: kineshim.v1.StatusResponse
-	(*ReadIndexRequest)(nil),     // 26: kineshim.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 27: kineshim.v1.ReadIndexResponse
-	(*FollowRequest)(nil),        // 28: kineshim.v1.FollowRequest
-	(*FollowResponse)(nil),       // 29: kineshim.v1.FollowResponse
-	(*FollowCommit)(nil),         // 30: kineshim.v1.FollowCommit
-	(*FollowEvent)(nil),          // 31: kineshim.v1.FollowEvent
+	(*RevokeRequest)(nil),        // 11: kineshim.v1.RevokeRequest
+	(*RevokeResponse)(nil),       // 12: kineshim.v1.RevokeResponse
+	(*ReplaceRequest)(nil),       // 13: kineshim.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),      // 14: kineshim.v1.ReplaceResponse
+	(*PreviewAloneRequest)(nil),  // 15: kineshim.v1.PreviewAloneRequest
+	(*PreviewAloneResponse)(nil), // 16: kineshim.v1.PreviewAloneResponse
+	(*LostMember)(nil),           // 17: kineshim.v1.LostMember
+	(*ServeAloneRequest)(nil),    // 18: kineshim.v1.ServeAloneRequest
+	(*ServeAloneResponse)(nil),   // 19: kineshim.v1.ServeAloneResponse
+	(*HistoryRequest)(nil),       // 20: kineshim.v1.HistoryRequest
+	(*HistoryEvent)(nil),         // 21: kineshim.v1.HistoryEvent
+	(*HistoryResponse)(nil),      // 22: kineshim.v1.HistoryResponse
+	(*RestoreRequest)(nil),       // 23: kineshim.v1.RestoreRequest
+	(*RestoreResponse)(nil),      // 24: kineshim.v1.RestoreResponse
+	(*StatusRequest)(nil),        // 25: kineshim.v1.StatusRequest
+	(*NodeStatus)(nil),           // 26: kineshim.v1.NodeStatus
+	(*StatusResponse)(nil),       // 27: kineshim.v1.StatusResponse
+	(*ReadIndexRequest)(nil),     // 28: kineshim.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 29: kineshim.v1.ReadIndexResponse
+	(*FollowRequest)(nil),        // 30: kineshim.v1.FollowRequest
+	(*FollowResponse)(nil),       // 31: kineshim.v1.FollowResponse
+	(*FollowCommit)(nil),         // 32: kineshim.v1.FollowCommit
+	(*FollowEvent)(nil),          // 33: kineshim.v1.FollowEvent
 }
 var file_kineshim_proto_depIdxs = []int32{
 	0,  // 0: kineshim.v1.NodeState.progress:type_name -> kineshim.v1.Progress
 	2,  // 1: kineshim.v1.NodeState.vips:type_name -> kineshim.v1.VipState
-	15, // 2: kineshim.v1.PreviewAloneResponse.others:type_name -> kineshim.v1.LostMember
-	19, // 3: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
+	17, // 2: kineshim.v1.PreviewAloneResponse.others:type_name -> kineshim.v1.LostMember
+	21, // 3: kineshim.v1.HistoryResponse.events:type_name -> kineshim.v1.HistoryEvent
 	1,  // 4: kineshim.v1.NodeStatus.state:type_name -> kineshim.v1.NodeState
-	24, // 5: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
-	30, // 6: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
-	31, // 7: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
+	26, // 5: kineshim.v1.StatusResponse.nodes:type_name -> kineshim.v1.NodeStatus
+	32, // 6: kineshim.v1.FollowResponse.commits:type_name -> kineshim.v1.FollowCommit
+	33, // 7: kineshim.v1.FollowCommit.events:type_name -> kineshim.v1.FollowEvent
 	1,  // 8: kineshim.v1.Peer.Exchange:input_type -> kineshim.v1.NodeState
 	3,  // 9: kineshim.v1.Peer.BeginRebuild:input_type -> kineshim.v1.BeginRebuildRequest
 	5,  // 10: kineshim.v1.Peer.Switchover:input_type -> kineshim.v1.PromoteRequest
 	9,  // 11: kineshim.v1.Peer.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	26, // 12: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
-	28, // 13: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
-	23, // 14: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
-	5,  // 15: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
-	7,  // 16: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
-	9,  // 17: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
-	11, // 18: kineshim.v1.Control.Replace:input_type -> kineshim.v1.ReplaceRequest
-	13, // 19: kineshim.v1.Control.PreviewAlone:input_type -> kineshim.v1.PreviewAloneRequest
-	16, // 20: kineshim.v1.Control.ServeAlone:input_type -> kineshim.v1.ServeAloneRequest
-	18, // 21: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
-	21, // 22: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
-	1,  // 23: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
-	4,  // 24: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
-	6,  // 25: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
-	10, // 26: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	27, // 27: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
-	29, // 28: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
-	25, // 29: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
-	6,  // 30: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
-	8,  // 31: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
-	10, // 32: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
-	12, // 33: kineshim.v1.Control.Replace:output_type -> kineshim.v1.ReplaceResponse
-	14, // 34: kineshim.v1.Control.PreviewAlone:output_type -> kineshim.v1.PreviewAloneResponse
-	17, // 35: kineshim.v1.Control.ServeAlone:output_type -> kineshim.v1.ServeAloneResponse
-	20, // 36: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
-	22, // 37: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
-	23, // [23:38] is the sub-list for method output_type
-	8,  // [8:23] is the sub-list for method input_type
+	11, // 12: kineshim.v1.Peer.Revoke:input_type -> kineshim.v1.RevokeRequest
+	28, // 13: kineshim.v1.Reads.ReadIndex:input_type -> kineshim.v1.ReadIndexRequest
+	30, // 14: kineshim.v1.Replication.Follow:input_type -> kineshim.v1.FollowRequest
+	25, // 15: kineshim.v1.Control.Status:input_type -> kineshim.v1.StatusRequest
+	5,  // 16: kineshim.v1.Control.Promote:input_type -> kineshim.v1.PromoteRequest
+	7,  // 17: kineshim.v1.Control.PreviewForce:input_type -> kineshim.v1.PreviewForceRequest
+	9,  // 18: kineshim.v1.Control.SetPaused:input_type -> kineshim.v1.SetPausedRequest
+	11, // 19: kineshim.v1.Control.Revoke:input_type -> kineshim.v1.RevokeRequest
+	13, // 20: kineshim.v1.Control.Replace:input_type -> kineshim.v1.ReplaceRequest
+	15, // 21: kineshim.v1.Control.PreviewAlone:input_type -> kineshim.v1.PreviewAloneRequest
+	18, // 22: kineshim.v1.Control.ServeAlone:input_type -> kineshim.v1.ServeAloneRequest
+	20, // 23: kineshim.v1.Control.History:input_type -> kineshim.v1.HistoryRequest
+	23, // 24: kineshim.v1.Control.Restore:input_type -> kineshim.v1.RestoreRequest
+	1,  // 25: kineshim.v1.Peer.Exchange:output_type -> kineshim.v1.NodeState
+	4,  // 26: kineshim.v1.Peer.BeginRebuild:output_type -> kineshim.v1.BeginRebuildResponse
+	6,  // 27: kineshim.v1.Peer.Switchover:output_type -> kineshim.v1.PromoteResponse
+	10, // 28: kineshim.v1.Peer.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	12, // 29: kineshim.v1.Peer.Revoke:output_type -> kineshim.v1.RevokeResponse
+	29, // 30: kineshim.v1.Reads.ReadIndex:output_type -> kineshim.v1.ReadIndexResponse
+	31, // 31: kineshim.v1.Replication.Follow:output_type -> kineshim.v1.FollowResponse
+	27, // 32: kineshim.v1.Control.Status:output_type -> kineshim.v1.StatusResponse
+	6,  // 33: kineshim.v1.Control.Promote:output_type -> kineshim.v1.PromoteResponse
+	8,  // 34: kineshim.v1.Control.PreviewForce:output_type -> kineshim.v1.PreviewForceResponse
+	10, // 35: kineshim.v1.Control.SetPaused:output_type -> kineshim.v1.SetPausedResponse
+	12, // 36: kineshim.v1.Control.Revoke:output_type -> kineshim.v1.RevokeResponse
+	14, // 37: kineshim.v1.Control.Replace:output_type -> kineshim.v1.ReplaceResponse
+	16, // 38: kineshim.v1.Control.PreviewAlone:output_type -> kineshim.v1.PreviewAloneResponse
+	19, // 39: kineshim.v1.Control.ServeAlone:output_type -> kineshim.v1.ServeAloneResponse
+	22, // 40: kineshim.v1.Control.History:output_type -> kineshim.v1.HistoryResponse
+	24, // 41: kineshim.v1.Control.Restore:output_type -> kineshim.v1.RestoreResponse
+	25, // [25:42] is the sub-list for method output_type
+	8,  // [8:25] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -2912,7 +3021,7 @@ func file_kineshim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kineshim_proto_rawDesc), len(file_kineshim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -26,6 +26,7 @@ const (
 	Peer_BeginRebuild_FullMethodName = "/kineshim.v1.Peer/BeginRebuild"
 	Peer_Switchover_FullMethodName   = "/kineshim.v1.Peer/Switchover"
 	Peer_SetPaused_FullMethodName    = "/kineshim.v1.Peer/SetPaused"
+	Peer_Revoke_FullMethodName       = "/kineshim.v1.Peer/Revoke"
 )
 
 // PeerClient is the client API for Peer service.
@@ -41,8 +42,9 @@ type PeerClient interface {
 	BeginRebuild(ctx context.Context, in *BeginRebuildRequest, opts ...grpc.CallOption) (*BeginRebuildResponse, error)
 	// Switchover passes an operator's request on to the primary.
 	Switchover(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*PromoteResponse, error)
-	// SetPaused passes an operator's request on to the node that leads.
+	// SetPaused and Revoke pass an operator's request on to the node that leads.
 	SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error)
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 }
 
 type peerClient struct {
@@ -93,6 +95,16 @@ func (c *peerClient) SetPaused(ctx context.Context, in *SetPausedRequest, opts .
 	return out, nil
 }
 
+func (c *peerClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, Peer_Revoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -106,8 +118,9 @@ type PeerServer interface {
 	BeginRebuild(context.Context, *BeginRebuildRequest) (*BeginRebuildResponse, error)
 	// Switchover passes an operator's request on to the primary.
 	Switchover(context.Context, *PromoteRequest) (*PromoteResponse, error)
-	// SetPaused passes an operator's request on to the node that leads.
+	// SetPaused and Revoke pass an operator's request on to the node that leads.
 	SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error)
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -129,6 +142,9 @@ func (UnimplementedPeerServer) Switchover(context.Context, *PromoteRequest) (*Pr
 }
 func (UnimplementedPeerServer) SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetPaused not implemented")
+}
+func (UnimplementedPeerServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -223,6 +239,24 @@ func _Peer_SetPaused_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -245,6 +279,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetPaused",
 			Handler:    _Peer_SetPaused_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _Peer_Revoke_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
@@ -475,6 +513,7 @@ const (
 	Control_Promote_FullMethodName      = "/kineshim.v1.Control/Promote"
 	Control_PreviewForce_FullMethodName = "/kineshim.v1.Control/PreviewForce"
 	Control_SetPaused_FullMethodName    = "/kineshim.v1.Control/SetPaused"
+	Control_Revoke_FullMethodName       = "/kineshim.v1.Control/Revoke"
 	Control_Replace_FullMethodName      = "/kineshim.v1.Control/Replace"
 	Control_PreviewAlone_FullMethodName = "/kineshim.v1.Control/PreviewAlone"
 	Control_ServeAlone_FullMethodName   = "/kineshim.v1.Control/ServeAlone"
@@ -494,6 +533,8 @@ type ControlClient interface {
 	// PreviewForce says what a forced promotion of this node would lose, and changes nothing.
 	PreviewForce(ctx context.Context, in *PreviewForceRequest, opts ...grpc.CallOption) (*PreviewForceResponse, error)
 	SetPaused(ctx context.Context, in *SetPausedRequest, opts ...grpc.CallOption) (*SetPausedResponse, error)
+	// Revoke has all nodes refuse an operator's certificates from now on, also those made later under the same name.
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
 	// it. With check set, it says what stands against it, and changes nothing.
 	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
@@ -550,6 +591,16 @@ func (c *controlClient) SetPaused(ctx context.Context, in *SetPausedRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetPausedResponse)
 	err := c.cc.Invoke(ctx, Control_SetPaused_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, Control_Revoke_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -621,6 +672,8 @@ type ControlServer interface {
 	// PreviewForce says what a forced promotion of this node would lose, and changes nothing.
 	PreviewForce(context.Context, *PreviewForceRequest) (*PreviewForceResponse, error)
 	SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error)
+	// Revoke has all nodes refuse an operator's certificates from now on, also those made later under the same name.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Replace gives a lost member, the witness or the other data node, a new identity, and returns its enrolment file. Only the primary does
 	// it. With check set, it says what stands against it, and changes nothing.
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
@@ -654,6 +707,9 @@ func (UnimplementedControlServer) PreviewForce(context.Context, *PreviewForceReq
 }
 func (UnimplementedControlServer) SetPaused(context.Context, *SetPausedRequest) (*SetPausedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetPaused not implemented")
+}
+func (UnimplementedControlServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
 }
 func (UnimplementedControlServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
@@ -763,6 +819,24 @@ func _Control_SetPaused_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Replace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReplaceRequest)
 	if err := dec(in); err != nil {
@@ -864,6 +938,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetPaused",
 			Handler:    _Control_SetPaused_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _Control_Revoke_Handler,
 		},
 		{
 			MethodName: "Replace",

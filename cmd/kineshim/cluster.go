@@ -32,7 +32,7 @@ func (m members) ClusterID() string { return m.n.id.ClusterID }
 func (m members) Members() []native.Member {
 	var ms []native.Member
 	for _, v := range m.now() {
-		one := native.Member{ID: number(v.ServerID), Name: v.Name, PeerURLs: []string{"http://" + m.n.cfg.Members[v.Name].Raft}}
+		one := native.Member{ID: number(v.ServerID), Name: v.Name, PeerURLs: []string{"https://" + m.n.cfg.Members[v.Name].Raft}}
 		if v.Name == m.n.cfg.Name {
 			for _, a := range m.n.cfg.ClientAddresses() {
 				if !onlyHere(a.HostPort) {

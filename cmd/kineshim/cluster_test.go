@@ -29,7 +29,7 @@ func standingNode(listen ...string) *node {
 
 func TestMembersAreTheThreeVoters(t *testing.T) {
 	ms := members{standingNode("127.0.0.1:2379")}.Members()
-	if len(ms) != 3 || ms[0].Name != "a" || ms[0].ID != number("a-1") || ms[2].PeerURLs[0] != "http://192.0.2.12:2380" {
+	if len(ms) != 3 || ms[0].Name != "a" || ms[0].ID != number("a-1") || ms[2].PeerURLs[0] != "https://192.0.2.12:2380" {
 		t.Errorf("%+v", ms)
 	}
 	for _, m := range ms {

@@ -175,9 +175,14 @@ const (
 	askNode = 3 * time.Second
 )
 
+// controlOf is a connection to the node behind a control socket.
+func controlOf(socket string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+}
+
 // awaitArmed tells how far the node is until failover is armed. The node goes on by itself if this is interrupted.
 func awaitArmed(ctx context.Context, socket string, stdout io.Writer) error {
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	conn, err := controlOf(socket)
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case o.verb == "join":
 		err = o.joinCommand(ctx, stdin, stdout)
 	case o.verb == "operator":
-		err = o.makeOperator(stdout)
+		err = o.makeOperator(ctx, stdout)
 	default:
 		err = o.configured(ctx, stdout, stderr)
 	}

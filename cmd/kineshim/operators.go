@@ -26,7 +26,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// operatorsFor is how long an operator's certificate is good, unless it is said otherwise: nothing revokes it.
+// operatorsFor is how long an operator's certificate is good, unless it is said otherwise.
 const (
 	operatorsFor    = 90 * 24 * time.Hour
 	maxOperatorsFor = 10 * 365 * 24 * time.Hour
@@ -50,12 +50,18 @@ func isOperator(id pki.ID) error {
 	return nil
 }
 
+// isRevoked says whether the certificates of the named operator are void, by all that this node has on disk: after a restart without a majority it knows no record.
+func (n *node) isRevoked(operator string) (bool, error) {
+	rec, err := n.raft.LastRecord()
+	return rec.IsRevoked(operator), err
+}
+
 // operatorOptions judge each call from afar.
-func (n *node) operatorOptions() []grpc.ServerOption {
+func (n *node) operatorOptions(revoked func(operator string) (bool, error)) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(greetOperators),
 		grpc.UnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			id, err := mayCall(ctx, info.FullMethod)
+			id, err := mayCall(ctx, info.FullMethod, revoked)
 			if err != nil {
 				n.log.Warn("an operator was refused", "operator", id.Server, "role", string(id.Role), "method", info.FullMethod)
 				return nil, err
@@ -67,7 +73,7 @@ func (n *node) operatorOptions() []grpc.ServerOption {
 			return handler(ctx, request)
 		}),
 		grpc.StreamInterceptor(func(_ any, s grpc.ServerStream, info *grpc.StreamServerInfo, _ grpc.StreamHandler) error {
-			id, err := mayCall(s.Context(), info.FullMethod)
+			id, err := mayCall(s.Context(), info.FullMethod, revoked)
 			if err == nil {
 				err = status.Error(codes.PermissionDenied, "not from afar")
 			}
@@ -78,7 +84,7 @@ func (n *node) operatorOptions() []grpc.ServerOption {
 }
 
 // mayCall says who calls, and refuses what that one may not.
-func mayCall(ctx context.Context, method string) (pki.ID, error) {
+func mayCall(ctx context.Context, method string, revoked func(operator string) (bool, error)) (pki.ID, error) {
 	p, _ := peer.FromContext(ctx)
 	if p == nil {
 		return pki.ID{}, status.Error(codes.Unauthenticated, "no certificate was shown")
@@ -89,11 +95,16 @@ func mayCall(ctx context.Context, method string) (pki.ID, error) {
 	}
 	leaf := info.State.PeerCertificates[0]
 	id, err := pki.IDOf(leaf)
+	void, unknown := revoked(id.Server)
 	switch {
 	case err != nil:
 		return id, status.Error(codes.Unauthenticated, err.Error())
 	case time.Now().After(leaf.NotAfter): // a connection may be older than that
 		return id, status.Errorf(codes.Unauthenticated, "the certificate of %s ended on %s: kineshim operator makes a new one", id.Server, leaf.NotAfter.UTC().Format(time.DateTime))
+	case unknown != nil:
+		return id, status.Errorf(codes.Unavailable, "whether the credentials of %s are revoked cannot be read: %v", id.Server, unknown)
+	case void:
+		return id, status.Errorf(codes.Unauthenticated, "the credentials of %s are revoked: kineshim operator makes new ones, under another name", id.Server)
 	case slices.Contains(looking, method), slices.Contains(acting, method) && id.Role == pki.Operator:
 		return id, nil
 	case slices.Contains(acting, method):
@@ -116,7 +127,7 @@ func sign(request any, id pki.ID) {
 }
 
 // makeOperator writes the file by which an operator is known from afar.
-func (o options) makeOperator(stdout io.Writer) error {
+func (o options) makeOperator(ctx context.Context, stdout io.Writer) error {
 	role, ok := map[string]pki.Role{"look": pki.Viewer, "act": pki.Operator}[o.may]
 	if !ok {
 		return errors.New("--may look or --may act: what may the operator do?")
@@ -137,6 +148,9 @@ func (o options) makeOperator(stdout io.Writer) error {
 	}
 	nodes, err := controlAddresses(cfg)
 	if err != nil {
+		return err
+	}
+	if err := o.notRevoked(ctx, cfg.ControlSocket); err != nil {
 		return err
 	}
 	authority, err := pki.LoadAuthority(raftwitness.CertificatesDir(cfg.DataDir))
@@ -161,8 +175,25 @@ func (o options) makeOperator(stdout io.Writer) error {
 	if err := renameio.WriteFile(out, append(text, '\n'), 0o600); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s may %s until %s, with %s:\n\n  shimctl --credentials %s status\n\nWhoever has the file is %s, and nothing revokes it before: carry it over a trusted path.\n",
-		o.operator, o.may, time.Now().Add(o.validFor).UTC().Format(time.DateOnly), out, out, o.operator)
+	fmt.Fprintf(stdout, "%s may %s until %s, with %s:\n\n  shimctl --credentials %s status\n\nWhoever has the file is %s: carry it over a trusted path. If it gets lost: shimctl operator revoke %s\n",
+		o.operator, o.may, time.Now().Add(o.validFor).UTC().Format(time.DateOnly), out, out, o.operator, o.operator)
+	return nil
+}
+
+// notRevoked asks the node behind a control socket whether the operator's name is void. If it does not run, it cannot say: the nodes will, when the credentials
+// are used.
+func (o options) notRevoked(ctx context.Context, socket string) error {
+	conn, err := controlOf(socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, askNode)
+	defer cancel()
+	st, err := pb.NewControlClient(conn).Status(ctx, &pb.StatusRequest{})
+	if err == nil && slices.Contains(st.GetRevoked(), o.operator) {
+		return fmt.Errorf("%s is revoked, and stays so: give the new credentials another name", o.operator)
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -72,7 +73,12 @@ func authorityOf(t *testing.T) (*pki.Authority, *pki.Credentials, string) {
 func TestOperatorsMayDoWhatTheirRoleSays(t *testing.T) {
 	authority, own, cluster := authorityOf(t)
 	n := &node{log: slog.New(slog.DiscardHandler)}
-	server := grpc.NewServer(append(n.operatorOptions(), grpc.Creds(rpc.Credentials(own.Server(isOperator))))...)
+	server := grpc.NewServer(append(n.operatorOptions(func(name string) (bool, error) {
+		if name == "oscar" {
+			return false, errors.New("the disk is broken")
+		}
+		return name == "mallory", nil
+	}), grpc.Creds(rpc.Credentials(own.Server(isOperator))))...)
 	c := &controls{}
 	pb.RegisterControlServer(server, c)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -81,8 +87,8 @@ func TestOperatorsMayDoWhatTheirRoleSays(t *testing.T) {
 	}
 	go server.Serve(ln)
 	t.Cleanup(server.Stop)
-	as := func(role pki.Role) pb.ControlClient {
-		pass, err := authority.Pass(pki.ID{Cluster: cluster, Role: role, Server: "alice"}, nil, time.Hour, time.Now())
+	as := func(role pki.Role, name string) pb.ControlClient {
+		pass, err := authority.Pass(pki.ID{Cluster: cluster, Role: role, Server: name}, nil, time.Hour, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,8 +127,16 @@ func TestOperatorsMayDoWhatTheirRoleSays(t *testing.T) {
 		{pki.Operator, "look", codes.OK}, {pki.Operator, "act", codes.OK}, {pki.Operator, "take keys", codes.PermissionDenied}, {pki.Operator, "restore", codes.PermissionDenied},
 		{pki.Data, "look", codes.Unavailable}, {pki.Witness, "look", codes.Unavailable},
 	} {
-		if err := calls[w.call](as(w.role)); status.Code(err) != w.want {
+		if err := calls[w.call](as(w.role, "alice")); status.Code(err) != w.want {
 			t.Errorf("%s, %s: %v, want %v", w.role, w.call, err, w.want)
+		}
+	}
+	for name, call := range calls {
+		if err := call(as(pki.Operator, "mallory")); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "revoked") {
+			t.Errorf("revoked, %s: %v", name, err)
+		}
+		if err := call(as(pki.Operator, "oscar")); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the disk is broken") {
+			t.Errorf("perhaps revoked, %s: %v", name, err)
 		}
 	}
 	if c.asked != "alice (from afar)" {
@@ -131,7 +145,7 @@ func TestOperatorsMayDoWhatTheirRoleSays(t *testing.T) {
 }
 
 func TestEachControlMethodIsForSomebodyOrForNobodyFromAfar(t *testing.T) {
-	here := []string{pb.Control_Replace_FullMethodName, pb.Control_Restore_FullMethodName}
+	here := []string{pb.Control_Replace_FullMethodName, pb.Control_Revoke_FullMethodName, pb.Control_Restore_FullMethodName}
 	known := strings.Join(append(append(here, looking...), acting...), " ")
 	for _, m := range pb.Control_ServiceDesc.Methods {
 		if name := "/" + pb.Control_ServiceDesc.ServiceName + "/" + m.MethodName; !strings.Contains(known, name) {

@@ -341,7 +341,7 @@ func (n *node) listen() error {
 		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
 	}
 	pb.RegisterControlServer(control, controls)
-	afar := grpc.NewServer(append(n.operatorOptions(), grpc.Creds(n.security.server(isOperator)))...)
+	afar := grpc.NewServer(append(n.operatorOptions(n.isRevoked), grpc.Creds(n.security.server(isOperator)))...)
 	pb.RegisterControlServer(afar, controls)
 	for _, s := range []struct {
 		server               *grpc.Server

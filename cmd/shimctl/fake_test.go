@@ -23,6 +23,7 @@ type control struct {
 	promote func(context.Context, *proto.PromoteRequest) (*proto.PromoteResponse, error)
 	preview func(*proto.PreviewForceRequest) (*proto.PreviewForceResponse, error)
 	paused  func(*proto.SetPausedRequest) error
+	revoke  func(*proto.RevokeRequest) error
 	replace func(*proto.ReplaceRequest) *proto.ReplaceResponse
 	// previewAlone and serveAlone are set together.
 	previewAlone *proto.PreviewAloneResponse
@@ -65,6 +66,10 @@ func (c *control) SetPaused(ctx context.Context, r *proto.SetPausedRequest) (*pr
 		return c.UnimplementedControlServer.SetPaused(ctx, r)
 	}
 	return &proto.SetPausedResponse{}, c.paused(r)
+}
+
+func (c *control) Revoke(_ context.Context, r *proto.RevokeRequest) (*proto.RevokeResponse, error) {
+	return &proto.RevokeResponse{}, c.revoke(r)
 }
 
 func (c *control) Replace(ctx context.Context, r *proto.ReplaceRequest) (*proto.ReplaceResponse, error) {

@@ -141,7 +141,7 @@ Exit codes: 0 fine, 1 error, 2 usage, 3 status: serving but not armed,
 	flags.StringArrayVar(&a.nodes, "node", nil, "`host:port` of a node, with --credentials, if the file has not the right ones; may be given several times")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long a node may take to answer")
 	root.AddCommand(a.statusCommand(), a.promoteCommand(), a.historyCommand(), a.pauseCommand(), a.resumeCommand(), a.versionCommand(), a.snapshotCommand(),
-		a.witnessCommand(), a.nodeCommand(), a.serveCommand(), a.doctorCommand())
+		a.witnessCommand(), a.nodeCommand(), a.serveCommand(), a.operatorCommand(), a.doctorCommand())
 	return root
 }
 

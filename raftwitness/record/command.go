@@ -28,6 +28,8 @@ const (
 	Pause Kind = "pause"
 	// Resume ends Pause.
 	Resume Kind = "resume"
+	// Revoke voids the certificates of the operator Node, for good. By: any data node, on an operator's word.
+	Revoke Kind = "revoke"
 	// Replace gives the member Node a new server ID: another voter takes its place. By: the primary, in solo, on an operator's word.
 	Replace Kind = "replace"
 	// Alone begins a new generation of the cluster, of Node alone: it gives the others up. By: Node, on an operator's word. No majority
@@ -42,7 +44,7 @@ type Command struct {
 	Epoch uint64 `json:"epoch"`
 	// By is the data node that proposes.
 	By string `json:"by"`
-	// Node is whom the change is about: the standby of Pair, the new primary of Promote and Force.
+	// Node is whom the change is about: the standby of Pair, the new primary of Promote and Force, the operator of Revoke.
 	Node string `json:"node,omitempty"`
 	// Why is the reason that operators read in the history.
 	Why string `json:"why,omitempty"`
@@ -209,6 +211,22 @@ var rules = map[Kind]func(*Record, Command) string{
 	},
 	Pause:  func(r *Record, c Command) string { return r.setPaused(c, true) },
 	Resume: func(r *Record, c Command) string { return r.setPaused(c, false) },
+
+	Revoke: func(r *Record, c Command) string {
+		switch {
+		case !r.isData(c.By):
+			return "only a data node passes on an operator's word"
+		case c.Node == "" || len(c.Node) > maxOperator:
+			return "that is no operator's name"
+		case r.IsRevoked(c.Node):
+			return "it is so already"
+		case len(r.Revoked) >= maxRevoked:
+			return fmt.Sprintf("%d operators are revoked, and the record keeps no more: the certificates of the others end by themselves", maxRevoked)
+		}
+		r.Revoked = append(r.Revoked, c.Node)
+		slices.Sort(r.Revoked)
+		return ""
+	},
 
 	Replace: (*Record).replace,
 	Alone:   (*Record).alone,

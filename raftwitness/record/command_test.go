@@ -38,6 +38,7 @@ func TestCommandsThatAreAllowedChangeTheRecordAsTheySay(t *testing.T) {
 		}},
 		{"pause", paired(t), Command{Kind: Pause, By: "b"}, func(r *Record) { r.Paused = true }},
 		{"resume", apply(t, paired(t), Command{Kind: Pause, By: "a"}), Command{Kind: Resume, By: "b"}, func(r *Record) { r.Paused = false }},
+		{"revoke", apply(t, paired(t), Command{Kind: Revoke, By: "a", Node: "bob"}), Command{Kind: Revoke, By: "b", Node: "alice"}, func(r *Record) { r.Revoked = []string{"alice", "bob"} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.c.Epoch, tc.c.AtUnixMilli, tc.c.Why = tc.old.Epoch, 99, "because"
@@ -72,6 +73,7 @@ func TestEveryCommandOfAnotherEpochIsRefused(t *testing.T) {
 		Force:    {solo(t), Command{By: "b", Node: "b"}},
 		Pause:    {solo(t), Command{By: "a"}},
 		Resume:   {apply(t, solo(t), Command{Kind: Pause, By: "a"}), Command{By: "a"}},
+		Revoke:   {solo(t), Command{By: "b", Node: "alice"}},
 		Replace:  {solo(t), replaceOf("w", "w-1", "w-2")},
 		Alone:    {paired(t), aloneOf("b", "b-2")},
 	}
@@ -107,6 +109,10 @@ func TestEveryCommandOfAnotherEpochIsRefused(t *testing.T) {
 func TestRulesRefuse(t *testing.T) {
 	paused := apply(t, solo(t), Command{Kind: Pause, By: "a"})
 	again := initCommand()
+	revoked := solo(t)
+	for i := range maxRevoked {
+		revoked = apply(t, revoked, Command{Kind: Revoke, By: "a", Node: fmt.Sprint("op", i)})
+	}
 	stranger := initCommand()
 	stranger.By = "b"
 	for _, tc := range []struct {
@@ -160,6 +166,13 @@ func TestRulesRefuse(t *testing.T) {
 		{"pause by a stranger", solo(t), Command{Kind: Pause, By: ""}, "only a data node"},
 		{"pause twice", paused, Command{Kind: Pause, By: "a"}, "so already"},
 		{"resume twice", solo(t), Command{Kind: Resume, By: "a"}, "so already"},
+
+		{"revoke by the witness", solo(t), Command{Kind: Revoke, By: "w", Node: "alice"}, "only a data node"},
+		{"revoke by an operator", solo(t), Command{Kind: Revoke, By: "alice", Node: "bob"}, "only a data node"},
+		{"revoke nobody", solo(t), Command{Kind: Revoke, By: "a"}, "no operator's name"},
+		{"revoke a book", solo(t), Command{Kind: Revoke, By: "a", Node: strings.Repeat("x", maxOperator+1)}, "no operator's name"},
+		{"revoke twice", revoked, Command{Kind: Revoke, By: "a", Node: "op7"}, "so already"},
+		{"revoke too many", revoked, Command{Kind: Revoke, By: "a", Node: "one-more"}, "keeps no more"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.c.Epoch = tc.old.Epoch

@@ -20,6 +20,7 @@ func FuzzApply(f *testing.F) {
 		{Kind: Replace, Epoch: 2, By: "b", Node: "a", OldServerID: "a-1", ServerID: "a-2", Address: "h:1"},
 		{Kind: Pause, Epoch: 2, By: "a"},
 		{Kind: Resume, Epoch: 2, By: "a"},
+		{Kind: Revoke, Epoch: 2, By: "a", Node: "alice"},
 		{Kind: Force, Epoch: 2, By: "a", Node: "a"},
 		{Kind: Alone, Epoch: 3, By: "b", Node: "b", ServerID: "b-2"},
 		{Kind: Solo, Epoch: 4, By: "b"},
@@ -74,7 +75,7 @@ func FuzzApply(f *testing.F) {
 			if err := next.CheckInvariants(&one); err != nil {
 				t.Fatal(err)
 			}
-			if len(next.History) > maxHistory || len(next.Forks) > maxForks || len(next.Replaced) > maxReplaced || len(next.Members) > 3 {
+			if len(next.History) > maxHistory || len(next.Forks) > maxForks || len(next.Replaced) > maxReplaced || len(next.Members) > 3 || len(next.Revoked) > maxRevoked {
 				t.Fatal("it grows")
 			}
 			one, other = next, theirs

@@ -41,9 +41,10 @@ func TestEachInvariantIsChecked(t *testing.T) {
 		{"began paired", func(r *Record) { r.Epoch = 2 }},
 		{"identity changed", func(r *Record) { r.ClusterID = "c2" }},
 		{"identity changed", func(r *Record) { r.SystemID = 8 }},
+		{"is so no more", func(r *Record) { r.Revoked = []string{"bob"} }},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
-			old := paired(t)
+			old := apply(t, paired(t), Command{Kind: Revoke, By: "a", Node: "alice"})
 			r := old.Clone()
 			if err := r.CheckInvariants(&old); err != nil {
 				t.Fatalf("before: %v", err)

@@ -15,7 +15,7 @@ var node = rapid.SampledFrom([]string{"a", "b", "a", "b", "w", "x", ""})
 // command draws a command that a node, with a right or wrong idea of r, might propose.
 func command(t *rapid.T, r *Record) Command {
 	c := Command{
-		Kind:        rapid.SampledFrom([]Kind{Init, Pair, Solo, Promote, Timeline, Force, Pause, Resume, Pair, Timeline, Promote, "nonsense"}).Draw(t, "kind"),
+		Kind:        rapid.SampledFrom([]Kind{Init, Pair, Solo, Promote, Timeline, Force, Pause, Resume, Revoke, Pair, Timeline, Promote, "nonsense"}).Draw(t, "kind"),
 		By:          node.Draw(t, "by"),
 		AtUnixMilli: rapid.Int64().Draw(t, "at"),
 		Timeline:    r.Timeline,
@@ -106,6 +106,9 @@ func checkStep(t *rapid.T, old, r *Record, c Command) {
 	}
 	if n := len(r.History); n != min(len(old.History)+1, maxHistory) || r.History[n-1].Kind != c.Kind {
 		t.Fatalf("history of %d after %d", n, len(old.History))
+	}
+	if n := len(r.Revoked) - len(old.Revoked); n != 0 && (n != 1 || c.Kind != Revoke || old.IsRevoked(c.Node) || !r.IsRevoked(c.Node)) {
+		t.Fatalf("%+v led from %v to %v revoked", c, old.Revoked, r.Revoked)
 	}
 	if err := r.CheckInvariants(old); err != nil {
 		t.Fatal(err)

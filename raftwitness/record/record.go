@@ -56,6 +56,9 @@ const (
 	maxHistory = 200
 	// maxForks bounds Record.Forks. A node whose timeline is older than all of them is cloned, not rewound.
 	maxForks = 200
+	// maxRevoked bounds Record.Revoked, and maxOperator each name in it, in bytes.
+	maxRevoked  = 100
+	maxOperator = 63
 )
 
 // Record is what the three voters agree on. The zero Record is a cluster that nobody has initialised.
@@ -83,6 +86,8 @@ type Record struct {
 	Members []Member `json:"members"`
 	// Replaced lists server IDs that are void, oldest first.
 	Replaced []Replacement `json:"replaced,omitempty"`
+	// Revoked names the operators whose certificates are void, sorted. A name stays void: whoever had it gets another.
+	Revoked []string `json:"revoked,omitempty"`
 	// Forks lists the timelines recorded so far, oldest first.
 	Forks []Fork `json:"forks"`
 	// History lists what happened, oldest first.
@@ -100,6 +105,9 @@ func (r *Record) Solo() bool { return len(r.InSync) == 1 }
 
 // InSyncHas reports whether the named node holds every acknowledged write.
 func (r *Record) InSyncHas(node string) bool { return slices.Contains(r.InSync, node) }
+
+// IsRevoked reports whether the certificates of the named operator are void.
+func (r *Record) IsRevoked(operator string) bool { return slices.Contains(r.Revoked, operator) }
 
 // Mode is "paired", "solo" or "uninitialised".
 func (r *Record) Mode() string {
@@ -128,6 +136,7 @@ func (r *Record) Clone() Record {
 	c.InSync = slices.Clone(r.InSync)
 	c.Members = slices.Clone(r.Members)
 	c.Replaced = slices.Clone(r.Replaced)
+	c.Revoked = slices.Clone(r.Revoked)
 	c.Forks = slices.Clone(r.Forks)
 	c.History = slices.Clone(r.History)
 	return c
@@ -229,8 +238,15 @@ func (r *Record) CheckInvariants(old *Record) error {
 	case r.ClusterID != old.ClusterID || r.SystemID != old.SystemID:
 		return broken("the cluster's identity changed")
 	}
+	if !containsAll(r.Revoked, old.Revoked) {
+		return broken("an operator who was revoked is so no more")
+	}
 	if what := r.brokenVoters(old); what != "" {
 		return broken("%s", what)
 	}
 	return nil
+}
+
+func containsAll(s, all []string) bool {
+	return !slices.ContainsFunc(all, func(v string) bool { return !slices.Contains(s, v) })
 }

@@ -119,7 +119,7 @@ func TestReplaceAndAloneAreRefused(t *testing.T) {
 // Every command by every node about every node in every kind of record: whatever is allowed leaves a sound record, in which no void server ID
 // votes, the incarnation counts the changes of voters, and nobody but the primary itself is ever in sync in a new generation.
 func TestAllCommandsFromAllRecordsKeepTheVotersSound(t *testing.T) {
-	kinds := []Kind{Init, Pair, Solo, Promote, Timeline, Force, Pause, Resume, Replace, Alone}
+	kinds := []Kind{Init, Pair, Solo, Promote, Timeline, Force, Pause, Resume, Revoke, Replace, Alone}
 	names := []string{"a", "b", "w", "x"}
 	records := []Record{{}, solo(t), paired(t), promoted(t), replaced(t), alone(t), apply(t, alone(t), Command{Kind: Timeline, By: "b", Timeline: 2})}
 	tried, allowed := 0, 0
