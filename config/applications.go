@@ -13,7 +13,10 @@ type Applications struct {
 	Port int `yaml:"port,omitempty"`
 	// Listen are further addresses, host:port.
 	Listen []string `yaml:"listen,omitempty"`
-	// AcceptPlainText is the operator's word that what applications send and get may be read on the way. Passwords are not (SCRAM).
+	// CertFile and KeyFile are what applications are shown; "": there is no TLS.
+	CertFile string `yaml:"cert_file,omitempty"`
+	KeyFile  string `yaml:"key_file,omitempty"`
+	// AcceptPlainText is the operator's word that what applications send and get without TLS may be read on the way. Passwords are not (SCRAM).
 	AcceptPlainText bool `yaml:"accept_plain_text,omitempty"`
 	// From are the networks that applications may come from; none: any.
 	From []string `yaml:"from,omitempty"`
@@ -64,6 +67,9 @@ func (a Applications) TotalConnections() int {
 	return n
 }
 
+// TLS is that of applications' connections.
+func (a Applications) TLS() ClientTLS { return ClientTLS{CertFile: a.CertFile, KeyFile: a.KeyFile} }
+
 func (a *Applications) setDefaults() {
 	for i := range a.Databases {
 		d := &a.Databases[i]
@@ -76,7 +82,7 @@ func (a *Applications) setDefaults() {
 
 func (m *mistakes) applications(n *Node) {
 	a := n.Applications
-	if a.Port == 0 && len(a.Listen) == 0 && len(a.Databases) == 0 && len(a.From) == 0 && !a.AcceptPlainText {
+	if a.Port == 0 && len(a.Listen) == 0 && len(a.Databases) == 0 && len(a.From) == 0 && !a.AcceptPlainText && a.TLS() == (ClientTLS{}) {
 		return
 	}
 	if a.Port != 0 {
@@ -94,8 +100,9 @@ func (m *mistakes) applications(n *Node) {
 	if _, err := a.Networks(); err != nil {
 		m.add("applications.from", "%v", err)
 	}
-	if !a.AcceptPlainText {
-		m.add("applications.accept_plain_text", "there is no TLS: queries and answers can be read on the way, though not passwords. Set this to true if you accept that")
+	m.tls("applications", a.TLS())
+	if !a.AcceptPlainText && !a.TLS().Enabled() {
+		m.add("applications.accept_plain_text", "there is no TLS: queries and answers can be read on the way, though not passwords. Set cert_file and key_file, or this to true if you accept that")
 	}
 	m.databases(n)
 }

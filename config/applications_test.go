@@ -20,6 +20,9 @@ applications:
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := load1(t, good+"applications: {listen: [\":5432\"], cert_file: /c, key_file: /k, databases: [{name: shop, password_file: /x}]}\n"); err != nil {
+		t.Errorf("with TLS, and no plain text: %v", err)
+	}
 	a := n.Applications
 	if a.Databases[0].User != "shop" || a.Databases[0].Connections != DefaultAppConnections || a.Databases[1].User != "writer" || a.TotalConnections() != 25 {
 		t.Errorf("%+v", a)
@@ -37,6 +40,9 @@ func TestMistakesInApplications(t *testing.T) {
 		"{accept_plain_text: true, " + db + "}":                                              "applications: neither port nor listen",
 		"{listen: [\"x\"], accept_plain_text: true, " + db + "}":                             `applications.listen.0: "x" is not host:port`,
 		"{listen: [\":5432\"], " + db + "}":                                                  "applications.accept_plain_text: there is no TLS",
+		"{listen: [\":5432\"], cert_file: /c, " + db + "}":                                   "applications.cert_file: cert_file and key_file belong together",
+		"{listen: [\":5432\"], cert_file: c, key_file: /k, " + db + "}":                      `applications.cert_file: "c" is not an absolute path`,
+		"{cert_file: /c, key_file: /k}":                                                      "applications: neither port nor listen",
 		"{listen: [\":5432\"], accept_plain_text: true}":                                     "applications.databases: 0 is outside",
 		"{listen: [\":5432\"], accept_plain_text: true, from: [here], " + db + "}":           `applications.from: "here" is not a network`,
 		"{listen: [\":5432\"], accept_plain_text: true, databases: [{name: shop}]}":          "applications.databases.0.password_file",

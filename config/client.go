@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -107,25 +106,25 @@ func (m *mistakes) client(n *Node) {
 			m.add("client_listen", "%q is not a loopback address, and what comes from other machines needs TLS: set client_tls", a.HostPort)
 		}
 	}
-	m.clientTLS(n.ClientTLS)
+	m.tls("client_tls", n.ClientTLS)
 	if n.ClientTLS.Enabled() && !encrypted {
 		m.add("client_tls", "is without effect, as client_listen has only plain addresses (http://) and there is no vip_etcd")
 	}
 }
 
-func (m *mistakes) clientTLS(t ClientTLS) {
+func (m *mistakes) tls(key string, t ClientTLS) {
 	if (t.CertFile == "") != (t.KeyFile == "") {
-		m.add("client_tls.cert_file", "cert_file and key_file belong together")
+		m.add(key+".cert_file", "cert_file and key_file belong together")
 	}
 	if !t.Enabled() && t.KeyFile == "" && (t.ClientCertAuth || t.TrustedCAFile != "") {
-		m.add("client_tls.cert_file", "is not set, so the rest of client_tls is without effect")
+		m.add(key+".cert_file", "is not set, so the rest of %s is without effect", key)
 	}
 	if t.ClientCertAuth && t.TrustedCAFile == "" {
-		m.add("client_tls.trusted_ca_file", "client_cert_auth needs it: it holds the authorities that clients' certificates are verified with")
+		m.add(key+".trusted_ca_file", "client_cert_auth needs it: it holds the authorities that clients' certificates are verified with")
 	}
 	for _, f := range []struct{ key, path string }{{"cert_file", t.CertFile}, {"key_file", t.KeyFile}, {"trusted_ca_file", t.TrustedCAFile}} {
 		if f.path != "" && !filepath.IsAbs(f.path) {
-			m.add(fmt.Sprintf("client_tls.%s", f.key), "%q is not an absolute path", f.path)
+			m.add(key+"."+f.key, "%q is not an absolute path", f.path)
 		}
 	}
 }

@@ -111,19 +111,24 @@ func (n *node) checkNamedFiles(f *notes, files Files) {
 			f.fail(remedyOf(err), "%s: %v", named.key, err)
 		}
 	}
-	t := n.cfg.ClientTLS
+	checkShown(f, "client_tls", "clients", n.cfg.ClientTLS)
+	checkShown(f, "applications", "applications", n.cfg.Applications.TLS())
+}
+
+// checkShown looks at the certificate that somebody is shown, in the files that the configuration names under key.
+func checkShown(f *notes, key, whom string, t config.ClientTLS) {
 	if !t.Enabled() {
 		return
 	}
 	source, err := tlsfiles.Open(tlsfiles.Files{Cert: t.CertFile, Key: t.KeyFile, CA: t.TrustedCAFile}, slog.New(slog.DiscardHandler))
 	if err != nil {
-		f.fail("put a certificate and the key that belongs to it there, PEM", "client_tls: %v", err)
+		f.fail("put a certificate and the key that belongs to it there, PEM", "%s: %v", key, err)
 		return
 	}
 	for _, w := range source.Warnings() {
-		f.warn("replace the file: kineshim reads it anew by itself", "client_tls: %s", w)
+		f.warn("replace the file: kineshim reads it anew by itself", "%s: %s", key, w)
 	}
-	f.ok("client_tls: the certificate that clients are shown is good until %s", day(source.NotAfter()))
+	f.ok("%s: the certificate that %s are shown is good until %s", key, whom, day(source.NotAfter()))
 }
 
 // namedFile is a file that the configuration names, and what the service does with it.
@@ -136,6 +141,7 @@ func namedFiles(cfg config.Node) []namedFile {
 	all := []namedFile{
 		{"client_tls.cert_file", cfg.ClientTLS.CertFile, 4}, {"client_tls.key_file", cfg.ClientTLS.KeyFile, 4}, {"client_tls.trusted_ca_file", cfg.ClientTLS.TrustedCAFile, 4},
 		{"apiserver.ca_file", cfg.APIServer.CAFile, 4}, {"apiserver.cert_file", cfg.APIServer.CertFile, 4}, {"apiserver.key_file", cfg.APIServer.KeyFile, 4},
+		{"applications.cert_file", cfg.Applications.CertFile, 4}, {"applications.key_file", cfg.Applications.KeyFile, 4},
 	}
 	for i, d := range cfg.Applications.Databases {
 		all = append(all, namedFile{fmt.Sprintf("applications.databases.%d.password_file", i), d.PasswordFile, 4})

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -36,11 +37,15 @@ func TestApplicationsGoOnAfterAFailover(t *testing.T) {
 	ports := map[string]int{cluster.A: freePort(t), cluster.B: freePort(t)}
 	password := filepath.Join(t.TempDir(), "password")
 	must(t, os.WriteFile(password, []byte(clerkPassword+"\n"), 0o600))
+	ca, certs := newAuthority(t), t.TempDir()
+	certFile, keyFile, caFile := filepath.Join(certs, "crt"), filepath.Join(certs, "key"), filepath.Join(certs, "ca")
+	writePair(t, caFile, filepath.Join(certs, "ca.key"), tls.Certificate{Certificate: [][]byte{ca.cert.Raw}, PrivateKey: ca.key})
+	writePair(t, certFile, keyFile, ca.issue(t, "kineshim"))
 	r := newRig(t, func(o *cluster.Options) {
 		o.Extra = map[string]string{}
 		for node, port := range ports {
-			o.Extra[node] = fmt.Sprintf("applications: {listen: [\"127.0.0.1:%d\"], accept_plain_text: true, databases: [{name: shop, user: clerk, password_file: %s}]}\n",
-				port, password)
+			o.Extra[node] = fmt.Sprintf("applications: {listen: [\"127.0.0.1:%d\"], cert_file: %s, key_file: %s, databases: [{name: shop, user: clerk, password_file: %s}]}\n",
+				port, certFile, keyFile, password)
 		}
 	})
 	r.log.set(t)
@@ -56,7 +61,7 @@ func TestApplicationsGoOnAfterAFailover(t *testing.T) {
 	must(t, r.StartAll(ctx))
 	must(t, r.WaitArmed(ctx))
 	dsn := func(node, user, database string) string {
-		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s", user, strings.ReplaceAll(clerkPassword, " ", "%20"), ports[node], database)
+		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=verify-full&sslrootcert=%s", user, strings.ReplaceAll(clerkPassword, " ", "%20"), ports[node], database, caFile)
 	}
 	var conn *pgx.Conn
 	r.eventually(t, "connect to the primary", func(ctx context.Context) (err error) {
@@ -71,6 +76,7 @@ func TestApplicationsGoOnAfterAFailover(t *testing.T) {
 	}
 	refused(t, ctx, dsn(cluster.B, "clerk", "shop"), "57P03", "a is the primary")
 	refused(t, ctx, dsn(cluster.A, "kine", "kubernetes"), "28000", "not among kineshim's applications")
+	refused(t, ctx, strings.Replace(dsn(cluster.A, "clerk", "shop"), "verify-full", "disable", 1), "28000", "without TLS")
 
 	must(t, r.KillNode(cluster.A))
 	began := time.Now()

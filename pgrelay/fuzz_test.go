@@ -55,8 +55,8 @@ func FuzzBegin(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, near bool) {
 		c := &talker{from: map[bool]string{true: "192.0.2.9:1", false: "198.51.100.9:1"}[near]}
-		l := &link{relay: r, client: c}
-		packet := l.begin(bufio.NewReaderSize(bytes.NewReader(b), linkBuffer))
+		l := &link{relay: r, raw: c, client: c}
+		packet, _ := l.begin(t.Context(), bufio.NewReaderSize(bytes.NewReader(b), linkBuffer))
 		if c.answer.Len() > 16<<10 {
 			t.Fatalf("%d bytes were answered", c.answer.Len())
 		}

@@ -3,6 +3,8 @@ package pgrelay
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,9 +26,10 @@ const (
 
 // link is one connection of an application.
 type link struct {
-	relay  *Relay
-	client net.Conn
-	cut    bool // guarded by relay.mu
+	relay *Relay
+	// raw is the client's connection, and client the same, or TLS on it. Only raw is closed: that never waits for somebody who does not read.
+	raw, client net.Conn
+	cut         bool // guarded by relay.mu
 
 	mu      sync.Mutex // guards the fields below
 	server  net.Conn
@@ -46,7 +49,7 @@ func (l *link) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	l.client.Close()
+	l.raw.Close()
 	if l.server != nil {
 		l.server.Close()
 	}
@@ -55,8 +58,7 @@ func (l *link) close() {
 // serve passes the connection on to its end.
 func (l *link) serve(ctx context.Context) {
 	defer l.close()
-	from := bufio.NewReaderSize(l.client, linkBuffer)
-	packet := l.begin(from)
+	packet, from := l.begin(ctx, bufio.NewReaderSize(l.client, linkBuffer))
 	if packet == nil {
 		return
 	}
@@ -93,52 +95,77 @@ func (l *link) serve(ctx context.Context) {
 	towards.Wait()
 }
 
-// begin reads who wants to connect; nil: there is nothing to pass on, and the client has been told.
-func (l *link) begin(from *bufio.Reader) []byte {
-	if k, ok := l.client.(interface {
+// begin reads who wants to connect, and returns what to read the rest from; nil: there is nothing to pass on, and the client has been told.
+func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Reader) {
+	if k, ok := l.raw.(interface {
 		SetKeepAliveConfig(net.KeepAliveConfig) error
 	}); ok {
 		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}) // fails on closed ones only
 	}
-	_ = l.client.SetDeadline(time.Now().Add(beginWithin)) // fails on closed ones only
-	for range 3 {                                         // GSS, TLS, and then the startup itself
+	_ = l.raw.SetDeadline(time.Now().Add(beginWithin)) // fails on closed ones only
+	encrypted := false
+	for range 3 { // GSS, TLS, and then the startup itself
 		packet, code, err := pgwire.ReadStartup(from)
 		if err != nil {
-			return nil
+			return nil, nil
 		}
 		switch code {
 		case pgwire.CancelRequest:
 			l.relay.log.Debug("dropped a cancel request of an application", "client", l.client.RemoteAddr())
-			return nil
+			return nil, nil
 		case pgwire.SSLRequest, pgwire.GSSRequest:
 			if from.Buffered() > 0 { // sent before it was answered: it would count as sent encrypted
-				return nil
+				return nil, nil
 			}
-			if _, err := l.client.Write([]byte{'N'}); err != nil {
-				return nil
+			answer := byte('N')
+			if code == pgwire.SSLRequest && l.relay.cfg.TLS != nil && !encrypted {
+				answer = 'S'
+			}
+			if _, err := l.client.Write([]byte{answer}); err != nil {
+				return nil, nil
+			}
+			if answer == 'S' {
+				if from = l.encrypt(ctx); from == nil {
+					return nil, nil
+				}
+				encrypted = true
 			}
 			continue
 		}
 		params, err := pgwire.Parameters(packet)
 		if err != nil {
 			l.refuse(protocolViolation, "kineshim: "+err.Error(), "")
-			return nil
+			return nil, nil
 		}
-		if !l.relay.allowedFrom(l.client.RemoteAddr()) {
+		switch {
+		case !l.relay.allowedFrom(l.client.RemoteAddr()):
 			err = fmt.Errorf("connections from %s are not let in", l.client.RemoteAddr())
-		} else {
+		case l.relay.cfg.NoPlainText && !encrypted:
+			err = errors.New("connections without TLS are not let in: sslmode=require")
+		default:
 			err = l.relay.admit(params)
 		}
 		if err != nil {
 			l.relay.refused(l.client.RemoteAddr(), err)
 			l.refuse(invalidAuthorization, "kineshim: "+err.Error(), "See applications in kineshim's configuration.")
-			return nil
+			return nil, nil
 		}
-		_ = l.client.SetDeadline(time.Time{}) // fails on closed ones only
-		return packet
+		_ = l.raw.SetDeadline(time.Time{}) // fails on closed ones only
+		return packet, from
 	}
-	l.refuse(protocolViolation, "kineshim: there is no encryption here", "")
-	return nil
+	l.refuse(protocolViolation, "kineshim: encryption is asked for again and again", "")
+	return nil, nil
+}
+
+// encrypt shakes hands with the client, and returns what to read from then on; nil: it came to nothing.
+func (l *link) encrypt(ctx context.Context) *bufio.Reader {
+	c := tls.Server(l.raw, l.relay.cfg.TLS)
+	if err := c.HandshakeContext(ctx); err != nil {
+		l.relay.refused(l.raw.RemoteAddr(), fmt.Errorf("TLS: %w", err))
+		return nil
+	}
+	l.client = c
+	return bufio.NewReaderSize(c, linkBuffer)
 }
 
 // refuse tells the client why it is not served.

@@ -7,6 +7,7 @@ package pgrelay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,7 +39,7 @@ type Session interface {
 // Account is a database with a user that may connect to it.
 type Account struct{ Database, User string }
 
-// Config is what a Relay needs. All fields are required, but for From.
+// Config is what a Relay needs. All fields are required, but for From, TLS and NoPlainText.
 type Config struct {
 	Gate     Gate
 	Accounts []Account
@@ -48,7 +49,10 @@ type Config struct {
 	Socket string
 	// MaxConnections bounds the connections at once, those that begin included.
 	MaxConnections int
-	Log            *slog.Logger
+	// TLS is for clients that ask for it; nil: there is none. NoPlainText refuses those that don't.
+	TLS         *tls.Config
+	NoPlainText bool
+	Log         *slog.Logger
 }
 
 const (
@@ -167,7 +171,7 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 		}
 		all.Go(func() {
 			defer leave()
-			l := &link{relay: r, client: conn}
+			l := &link{relay: r, raw: conn, client: conn}
 			r.mu.Lock()
 			r.links[l] = struct{}{}
 			r.mu.Unlock()

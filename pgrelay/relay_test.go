@@ -2,6 +2,8 @@ package pgrelay
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -21,6 +23,7 @@ import (
 
 	"kineshim/integration/pgtest"
 	"kineshim/pgwire"
+	"kineshim/pki"
 )
 
 var (
@@ -403,22 +406,111 @@ func TestNobodyKeepsTheOthersOut(t *testing.T) {
 	connected(t, p, at)
 }
 
+// withTLS has the relay show a certificate for localhost.
+func withTLS(t *testing.T, ca *pki.Authority) func(*Config) {
+	t.Helper()
+	pair, err := ca.ServerPair([]string{"localhost"}, time.Hour, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *Config) { c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"postgresql"}} }
+}
+
+func TestClientsThatAskForTLSGetIt(t *testing.T) {
+	ca, err := pki.NewAuthority("c", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newFakePostgres(t)
+	r, at := start(t, &fakeGate{}, p.socket, withTLS(t, ca))
+	connected(t, p, at) // in clear, as nothing forbids it
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(ca.PEM()))
+	raw := dial(t, at)
+	write(t, raw, binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, pgwire.GSSRequest))
+	read(t, raw, "N")
+	write(t, raw, binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, pgwire.SSLRequest))
+	read(t, raw, "S")
+	client := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: "localhost", NextProtos: []string{"postgresql"}})
+	write(t, client, startup("clerk", "shop"))
+	server := p.accept(t)
+	big := strings.Repeat("0123456789", 300_000)
+	go func() { _, _ = client.Write([]byte(big)) }() // larger than the buffers
+	read(t, server, big)
+	go func() { _, _ = server.Write([]byte(big)) }()
+	read(t, client, big)
+	// One who does not read keeps nobody from being cut off.
+	go func() { _, _ = server.Write(make([]byte, 32<<20)) }()
+	time.Sleep(50 * time.Millisecond)
+	began := time.Now()
+	r.cut(func(*link) bool { return true })
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v to cut the connections", took)
+	}
+}
+
+func TestPlainTextIsRefusedIfItIsToBe(t *testing.T) {
+	ca, err := pki.NewAuthority("c", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newFakePostgres(t)
+	_, at := start(t, &fakeGate{}, p.socket, withTLS(t, ca), func(c *Config) { c.NoPlainText = true })
+	c := dial(t, at)
+	write(t, c, startup("clerk", "shop"))
+	if e := refusal(t, c); e.Code != "28000" || !strings.Contains(e.Message, "sslmode=require") {
+		t.Errorf("%+v", e)
+	}
+	// What comes behind the request, before it is answered, would count as encrypted.
+	c = dial(t, at)
+	write(t, c, append(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, pgwire.SSLRequest), startup("clerk", "shop")...))
+	if got := readEnd(t, c); got != "" {
+		t.Errorf("answered %q", got)
+	}
+	if len(p.conns) != 0 {
+		t.Error("PostgreSQL was asked")
+	}
+}
+
 func TestRealPostgreSQLThroughARealDriver(t *testing.T) {
 	s := pgtest.New(t)
 	if err := s.CreateDatabase("shop"); err != nil {
 		t.Fatal(err)
 	}
-	g := &fakeGate{}
-	_, at := start(t, g, filepath.Join(s.Dir, ".s.PGSQL.5432"), func(c *Config) { c.Accounts = []Account{{"shop", pgtest.Role}} })
-	dsn := "postgres://" + pgtest.Role + ":" + pgtest.Password + "@" + at + "/shop"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	ca, err := pki.NewAuthority("c", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(roots, []byte(ca.PEM()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ours := func(c *Config) { c.Accounts = []Account{{"shop", pgtest.Role}} }
+	socket := filepath.Join(s.Dir, ".s.PGSQL.5432")
+	_, at := start(t, &fakeGate{}, socket, ours, withTLS(t, ca))
+	encrypted, err := pgx.Connect(ctx, "postgres://"+pgtest.Role+":"+pgtest.Password+"@"+strings.Replace(at, "127.0.0.1", "localhost", 1)+"/shop?sslmode=verify-full&sslrootcert="+roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer encrypted.Close(ctx)
+	var n int
+	if err := encrypted.QueryRow(ctx, `SELECT count(*) FROM generate_series(1, 100000)`).Scan(&n); err != nil || n != 100000 {
+		t.Errorf("%d, %v", n, err)
+	}
+	g := &fakeGate{}
+	_, at = start(t, g, socket, ours)
+	dsn := "postgres://" + pgtest.Role + ":" + pgtest.Password + "@" + at + "/shop"
 	conn, err := pgx.Connect(ctx, dsn) // asks for TLS first
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	var n int
 	if err := conn.QueryRow(ctx, `SELECT count(*) FROM generate_series(1, 100000)`).Scan(&n); err != nil || n != 100000 {
 		t.Errorf("%d, %v", n, err)
 	}

@@ -20,6 +20,8 @@ type Files struct {
 	Cert, Key string
 	// CA are the authorities that clients' certificates are verified with; "": clients are not asked for any.
 	CA string
+	// Protocol is what is spoken inside (ALPN); "": clients are not told.
+	Protocol string
 }
 
 // Source has what the files held when they were last good. Its methods may be called from any goroutine.
@@ -122,8 +124,11 @@ func (s *Source) read() error {
 		return err
 	}
 	next := &tls.Config{
-		MinVersion: tls.VersionTLS12, CipherSuites: suites, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{cert},
+		MinVersion: tls.VersionTLS12, CipherSuites: suites, Certificates: []tls.Certificate{cert},
 		SessionTicketsDisabled: true, // a resumed session would rest on authorities that may be gone
+	}
+	if s.files.Protocol != "" {
+		next.NextProtos = []string{s.files.Protocol}
 	}
 	if ca != nil {
 		next.ClientAuth, next.ClientCAs = tls.RequireAndVerifyClientCert, ca

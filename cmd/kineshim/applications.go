@@ -42,6 +42,9 @@ func (n *node) startApplications() (stop func() error, err error) {
 	for _, d := range apps.Databases {
 		cfg.Accounts = append(cfg.Accounts, pgrelay.Account{Database: d.Name, User: d.User})
 	}
+	if n.applicationTLS != nil {
+		cfg.TLS, cfg.NoPlainText = n.applicationTLS.ServerConfig(), !apps.AcceptPlainText
+	}
 	r, err := pgrelay.New(cfg)
 	if err != nil {
 		return nil, err

@@ -38,26 +38,35 @@ func (o options) overrideClient(cfg *config.Node) error {
 	return nil
 }
 
-// openClientTLS reads the files of the etcd endpoint's TLS; nil if there are none.
-func openClientTLS(t config.ClientTLS, log *slog.Logger) (*tlsfiles.Source, error) {
+// openTLS reads the files that the configuration names under key, for connections in which the protocol (ALPN) is spoken; nil if there are none.
+func openTLS(key, protocol string, t config.ClientTLS, log *slog.Logger) (*tlsfiles.Source, error) {
 	if !t.Enabled() {
 		return nil, nil
 	}
-	s, err := tlsfiles.Open(tlsfiles.Files{Cert: t.CertFile, Key: t.KeyFile, CA: t.TrustedCAFile}, log)
+	s, err := tlsfiles.Open(tlsfiles.Files{Cert: t.CertFile, Key: t.KeyFile, CA: t.TrustedCAFile, Protocol: protocol}, log)
 	if err != nil {
-		return nil, fmt.Errorf("client_tls: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return s, nil
 }
 
-// checkClientTLS reports what keeps the files from being used, and prints what should be known of them although they can.
-func checkClientTLS(t config.ClientTLS, stderr io.Writer) error {
-	s, err := openClientTLS(t, slog.New(slog.DiscardHandler))
+// openClientTLS reads the etcd endpoint's, and openApplicationTLS that of applications' connections; nil if there is none.
+func openClientTLS(cfg config.Node, log *slog.Logger) (*tlsfiles.Source, error) {
+	return openTLS("client_tls", "h2", cfg.ClientTLS, log)
+}
+
+func openApplicationTLS(cfg config.Node, log *slog.Logger) (*tlsfiles.Source, error) {
+	return openTLS("applications", "postgresql", cfg.Applications.TLS(), log)
+}
+
+// checkTLS reports what keeps the files from being used that open reads, and prints what should be known of them although they can.
+func checkTLS(key string, open func(config.Node, *slog.Logger) (*tlsfiles.Source, error), cfg config.Node, stderr io.Writer) error {
+	s, err := open(cfg, slog.New(slog.DiscardHandler))
 	if err != nil || s == nil {
 		return err
 	}
 	for _, w := range s.Warnings() {
-		fmt.Fprintf(stderr, "kineshim: warning: client_tls: %s\n", w)
+		fmt.Fprintf(stderr, "kineshim: warning: %s: %s\n", key, w)
 	}
 	return nil
 }

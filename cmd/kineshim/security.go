@@ -104,6 +104,9 @@ func (n *node) certificateEnds() map[string]time.Time {
 	if n.clientTLS != nil {
 		ends["clients"] = n.clientTLS.NotAfter()
 	}
+	if n.applicationTLS != nil {
+		ends["applications"] = n.applicationTLS.NotAfter()
+	}
 	for name, v := range n.raft.Certificates() {
 		ends["member "+name] = v.NotAfter
 	}

@@ -97,11 +97,15 @@ func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnot
 	if err != nil {
 		return err
 	}
-	certs, err := openClientTLS(cfg.ClientTLS, log)
+	certs, err := openClientTLS(cfg, log)
 	if err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, limits: newLimits(cfg, log), clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
+	appCerts, err := openApplicationTLS(cfg, log)
+	if err != nil {
+		return err
+	}
+	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, applicationTLS: appCerts, limits: newLimits(cfg, log), clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
 	return n.run(ctx)
 }
 
@@ -150,6 +154,8 @@ type node struct {
 	vipConns vip.Connections
 	// clientTLS is what clients are shown; nil: the endpoint has no TLS.
 	clientTLS *tlsfiles.Source
+	// applicationTLS is what other applications are shown; nil: their connections are in clear.
+	applicationTLS *tlsfiles.Source
 	// limits bound what others have open.
 	limits  *limits
 	servers []*grpc.Server
