@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -20,7 +19,7 @@ type Ports interface {
 	Holder(address string) string
 }
 
-// listener is a port that kineshim, or its PostgreSQL, opens on this machine.
+// listener is a port that kineshim opens on this machine.
 type listener struct {
 	key, address string
 	// virtual: it is on a virtual address, which may not be here.
@@ -104,10 +103,7 @@ func (n *node) judgeHeld(f *notes, l listener, holder string) {
 		who = "another program"
 	}
 	do := fmt.Sprintf("stop it, or set %s to another port; ss -ltnp 'sport = :%d'", l.key, l.port())
-	switch {
-	case l.key == "members."+n.self.name+".postgres" && strings.HasPrefix(holder, "postgres["):
-		do = fmt.Sprintf("if a killed kineshim has left it: kineshim clean-up --config %s\nif it is another PostgreSQL: %s", n.path, do)
-	case l.key == "client_listen":
+	if l.key == "client_listen" {
 		do = fmt.Sprintf("an etcd, or another datastore? Stop it for good (systemctl disable --now etcd), or set client_listen; ss -ltnp 'sport = :%d'", l.port())
 	}
 	f.fail(do, "%s: %s listens at %s already, and kineshim does not run", l.key, who, l.address)

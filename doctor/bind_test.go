@@ -34,7 +34,7 @@ func TestThePortsMustBeFreeWhileKineshimDoesNotRun(t *testing.T) {
 		"free":              {want: []string{"ok 9 of the 9 ports"}},
 		"kineshim's own":    {ports: fakePorts{"127.0.0.1:2379": taken}, running: true, want: []string{"ok kineshim runs: its 9 ports are its own"}},
 		"an etcd":           {ports: fakePorts{"127.0.0.1:2379": taken}, want: []string{"FAIL client_listen: etcd[42] listens at 127.0.0.1:2379 already // systemctl disable --now etcd", "ok 8 of the 9"}},
-		"a PostgreSQL":      {ports: fakePorts{"192.168.1.10:5433": taken}, want: []string{"FAIL members.a.postgres: postgres[43] listens // kineshim clean-up --config ", "ok 8 of the 9"}},
+		"a PostgreSQL":      {ports: fakePorts{"192.168.1.10:5433": taken}, want: []string{"FAIL members.a.postgres: postgres[43] listens // set members.a.postgres to another port", "ok 8 of the 9"}},
 		"another program":   {ports: fakePorts{"192.168.1.10:2383": taken}, want: []string{"FAIL members.a.peer: another program listens // ss -ltnp 'sport = :2383'", "ok 8 of the 9"}},
 		"on a virtual one":  {ports: fakePorts{"192.168.1.50:2379": taken}, want: []string{"FAIL vip_etcd.port: another program // vip_etcd.port", "ok 8 of the 9"}},
 		"a foreign address": {ports: fakePorts{"192.168.1.10:2384": os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)}, want: []string{"FAIL members.a.raft: this machine has no address 192.168.1.10:2384 // ip -brief address", "ok 8 of the 9"}},

@@ -20,9 +20,6 @@ func (n *node) checkPorts(all []reached) []Finding {
 			switch err := r.dials[p.key]; {
 			case err != nil:
 				t := troubleOf(err)
-				if t == refused && p.key == "postgres" && r.dials["raft"] == nil {
-					t = noPostgres
-				}
 				if troubled[t] == nil {
 					order = append(order, t)
 				}
@@ -49,8 +46,6 @@ const (
 	noRoute
 	timedOut
 	noName
-	// noPostgres: kineshim listens, and PostgreSQL beside it does not.
-	noPostgres
 )
 
 func troubleOf(err error) trouble {
@@ -82,8 +77,6 @@ func (n *node) judgeTrouble(f *notes, r reached, t trouble, ports []port) {
 	switch t {
 	case refused:
 		n.judgeRefused(f, m, at, open)
-	case noPostgres:
-		f.warn("shimctl status says what becomes of it\nif it serves: "+open, "%s: refused: kineshim runs there and its PostgreSQL does not, as while it has no data yet", at)
 	case noRoute:
 		f.fail(fmt.Sprintf("is %s switched on, and is the address right? ip route get %s\na firewall that rejects says this too: %s", m.name, host, open),
 			"%s: no route to it: %v", at, innermost(err))

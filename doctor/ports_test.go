@@ -142,14 +142,3 @@ func TestWhyAPortIsNotReachedIsToldApart(t *testing.T) {
 		})
 	}
 }
-
-// A PostgreSQL that is not there is no firewall's doing when the kineshim beside it answers.
-func TestAPostgreSQLThatIsNotUpIsToldFromAClosedPort(t *testing.T) {
-	n := newNode(t)
-	b := n.member(t, "b")
-	b.raft, b.peer, b.postgres = listen(t).Addr().String(), closedPort(t), closedPort(t)
-	n.only(b)
-	n.running = true
-	expect(t, n.checkPorts(n.reachAll(t.Context(), localNetwork{})),
-		"ok b answers at", "FAIL (peer): refused: the machine answers // systemctl status kineshim", "warn (PostgreSQL): refused: kineshim runs there and its PostgreSQL does not // shimctl status")
-}

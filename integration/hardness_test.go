@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -278,6 +279,72 @@ func TestGarbageOnEveryPortDisturbsNobody(t *testing.T) {
 			t.Errorf("the scan has brought about %d lines in %s's log", n, node)
 		}
 	}
+}
+
+// Somebody at another address opens whatever connections he gets at all ports of the data nodes, and says nothing. Nothing fails over; and a primary that is killed
+// meanwhile is replaced, and comes back, which needs new connections between the nodes and to PostgreSQL.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	r := armed(t)
+	h := r.hold(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var opened atomic.Int64
+	for _, node := range cluster.DataNodes {
+		p := r.Ports(node)
+		for _, port := range []int{p.Peer, p.Raft, p.Postgres} {
+			all.Go(func() { besiege(ctx, port, &opened) })
+		}
+	}
+	defer func() { cancel(); all.Wait() }()
+	stop := r.writes(t)
+	time.Sleep(scanFor)
+	stop()
+	h.expect(t, r, slackBytes)
+	if opened.Load() < 6*besiegers {
+		t.Errorf("only %d connections were opened", opened.Load())
+	}
+
+	must(t, r.KillNode(h.primary))
+	standby := cluster.Other(h.primary)
+	r.eventually(t, standby+" takes over", func(ctx context.Context) error {
+		if p := r.Primary(ctx); p != standby {
+			return fmt.Errorf("the primary is %q", p)
+		}
+		return nil
+	})
+	r.create(t, standby, "hardness/besieged")
+	must(t, os.RemoveAll(filepath.Join(r.DataDir(h.primary), "pgdata"))) // so that it must be cloned too
+	r.start(t, h.primary)
+	armedAgain, done := context.WithTimeout(t.Context(), armWithin)
+	defer done()
+	must(t, r.WaitArmed(armedAgain))
+}
+
+// besiegers is how many connections besiege holds, more than a PostgreSQL with 100 max_connections has places for those who have not said who they are.
+const besiegers = 300
+
+// besiege holds silent connections to a port until ctx ends, and opens others for those that are closed.
+func besiege(ctx context.Context, port int, opened *atomic.Int64) {
+	var all sync.WaitGroup
+	d := net.Dialer{LocalAddr: stranger, Timeout: time.Second}
+	for range besiegers {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if c, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+					opened.Add(1)
+					end := context.AfterFunc(ctx, func() { c.Close() })
+					_, _ = io.Copy(io.Discard, c) // until it is closed
+					end()
+					c.Close()
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // everyPort is all on which the nodes listen.

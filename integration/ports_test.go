@@ -161,9 +161,9 @@ func (x *intruder) postgres(address string, config *tls.Config) error {
 	return conn.Close(ctx)
 }
 
-// replicationBadge is what a walreceiver shows.
-func (x *intruder) replicationBadge(role string) *tls.Config {
-	p, err := x.authority.ClientPair(role, time.Hour, time.Now())
+// replicationBadge is what the walreceiver of a voter shows.
+func (x *intruder) replicationBadge(role pki.Role, server string) *tls.Config {
+	p, err := x.authority.ClientPair(postgres.ReplicationRole, pki.ID{Cluster: x.a.ClusterID, Role: role, Server: server}, time.Hour, time.Now())
 	must(x.t, err)
 	pair, err := tls.X509KeyPair(p.Cert, p.Key)
 	must(x.t, err)
@@ -191,7 +191,7 @@ func TestPortsAreForMembersOnly(t *testing.T) {
 	if err := x.peer(peer, x.member()); err != nil {
 		t.Errorf("the peer port refuses the other data node: %v", err)
 	}
-	if err := x.postgres(database, x.replicationBadge(postgres.ReplicationRole)); err != nil {
+	if err := x.postgres(database, x.replicationBadge(pki.Replication, x.b.ServerID)); err != nil {
 		t.Errorf("PostgreSQL refuses the standby: %v", err)
 	}
 	for what, config := range x.badges() {
@@ -205,9 +205,19 @@ func TestPortsAreForMembersOnly(t *testing.T) {
 			}
 		}
 	}
-	for what, config := range map[string]*tls.Config{"another role's": x.replicationBadge("kineshim"), "none": {InsecureSkipVerify: true}} {
+	for what, config := range map[string]*tls.Config{
+		"a data node's": x.replicationBadge(pki.Data, x.b.ServerID), "the witness's": x.replicationBadge(pki.Replication, "w-00000000"),
+		"of a member that was replaced": x.replicationBadge(pki.Replication, "b-00000000"), "none": {InsecureSkipVerify: true},
+	} {
 		if err := x.postgres(database, config); err == nil {
 			t.Errorf("PostgreSQL takes the replication's password with a certificate that is %s", what)
+		}
+	}
+	for port, err := range map[string]error{
+		"Raft": x.raft(raft, x.replicationBadge(pki.Replication, x.b.ServerID)), "peer": x.peer(peer, x.replicationBadge(pki.Replication, x.b.ServerID)),
+	} {
+		if err == nil {
+			t.Errorf("%s takes the certificate of a walreceiver", port)
 		}
 	}
 	if s, err := r.Status(t.Context(), primary); err != nil || !s.GetArmed() {

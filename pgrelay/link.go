@@ -24,7 +24,7 @@ const (
 	protocolViolation    = "08P01"
 )
 
-// link is one connection of an application.
+// link is one connection of a client.
 type link struct {
 	relay *Relay
 	// raw is the client's connection, and client the same, or TLS on it. Only raw is closed: that never waits for somebody who does not read.
@@ -71,7 +71,7 @@ func (l *link) serve(ctx context.Context) {
 	server, err := d.DialContext(ctx, "unix", l.relay.cfg.Socket)
 	if err != nil {
 		l.refuse(cannotConnectNow, "kineshim: PostgreSQL cannot be reached", "")
-		l.relay.complain("PostgreSQL cannot be reached for an application", "error", err)
+		l.relay.complain("PostgreSQL cannot be reached on its socket", "error", err)
 		return
 	}
 	l.mu.Lock()
@@ -111,7 +111,7 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 		}
 		switch code {
 		case pgwire.CancelRequest:
-			l.relay.log.Debug("dropped a cancel request of an application", "client", l.client.RemoteAddr())
+			l.relay.log.Debug("dropped a cancel request", "client", l.client.RemoteAddr())
 			return nil, nil
 		case pgwire.SSLRequest, pgwire.GSSRequest:
 			if from.Buffered() > 0 { // sent before it was answered: it would count as sent encrypted
@@ -147,7 +147,7 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 		}
 		if err != nil {
 			l.relay.refused(l.client.RemoteAddr(), err)
-			l.refuse(invalidAuthorization, "kineshim: "+err.Error(), "See applications in kineshim's configuration.")
+			l.refuse(invalidAuthorization, "kineshim: "+err.Error(), l.relay.cfg.Hint)
 			return nil, nil
 		}
 		_ = l.raw.SetDeadline(time.Time{}) // fails on closed ones only

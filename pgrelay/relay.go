@@ -1,6 +1,7 @@
-// Package pgrelay passes other applications' connections on to this node's PostgreSQL while this node is the primary.
+// Package pgrelay passes connections on to this node's PostgreSQL, which listens on no network itself: whoever could connect to it could take all the connections
+// that it has by saying nothing. Those of other applications are passed on while this node is the primary, those of the other node's PostgreSQL always.
 //
-// What PostgreSQL answers reaches the client only if this node is still the primary after it was answered. Connections end when the role
+// What PostgreSQL answers an application reaches it only if this node is still the primary after it was answered. Connections end when the role
 // does. Cancel requests are dropped: a commit that waits for the standby and is cancelled becomes visible without having been replicated,
 // and nobody can tell from outside whether a statement is past that point.
 package pgrelay
@@ -36,13 +37,34 @@ type Session interface {
 	Over() bool
 }
 
+// Always is a gate for those who must reach PostgreSQL whatever this node is.
+type Always struct{}
+
+// Enter always begins a session.
+func (a Always) Enter() (Session, error) { return a, nil }
+
+// Check is nil.
+func (Always) Check() error { return nil }
+
+// Wait returns nil at once.
+func (Always) Wait(context.Context) error { return nil }
+
+// Over is false.
+func (Always) Over() bool { return false }
+
 // Account is a database with a user that may connect to it.
 type Account struct{ Database, User string }
 
-// Config is what a Relay needs. All fields are required, but for From, TLS and NoPlainText.
+// Config is what a Relay needs. All fields are required, but for Replicator, From, TLS, NoPlainText and Hint.
 type Config struct {
+	// For says whose connections these are, in the log: "applications".
+	For string
+	// Hint tells the users of those that are refused what to look at.
+	Hint     string
 	Gate     Gate
 	Accounts []Account
+	// Replicator is the user that may replicate, whatever database it names; "": nobody may.
+	Replicator string
 	// From are the networks that clients may come from; none: any.
 	From []netip.Prefix
 	// Socket is PostgreSQL's unix socket.
@@ -95,7 +117,7 @@ func New(cfg Config) (*Relay, error) {
 		return nil, errors.New("pgrelay: a gate, a socket, a bound of connections and a log are required")
 	}
 	room := turnstile.New(cfg.MaxConnections, cfg.MaxConnections-min(leftToOthers, cfg.MaxConnections/4))
-	return &Relay{cfg: cfg, log: cfg.Log, room: room, strangers: turnstile.New(maxStrangers, maxStrangers), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
+	return &Relay{cfg: cfg, log: cfg.Log.With("for", cfg.For), room: room, strangers: turnstile.New(maxStrangers, maxStrangers), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
 }
 
 // Run serves the listeners until ctx ends; then it closes them and all connections, and returns nil when all is over.
@@ -143,7 +165,7 @@ func (r *Relay) cut(due func(*link) bool) {
 		}
 	}
 	if n > 0 {
-		r.log.Info("applications' connections are ended: this node's role has changed, or kineshim stops", "connections", n)
+		r.log.Info("connections to PostgreSQL are ended: this node's role has changed, or kineshim stops", "connections", n)
 	}
 }
 
@@ -156,7 +178,7 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 				return
 			case <-time.After(acceptAgain):
 			}
-			r.complain("a connection could not be accepted", "error", err)
+			r.complain("a connection to PostgreSQL could not be accepted", "error", err)
 			continue
 		}
 		room := r.room
@@ -166,7 +188,7 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 		leave, err := room.Enter(conn.RemoteAddr())
 		if err != nil {
 			conn.Close()
-			r.complain("applications' connections are refused: there are too many", "client", conn.RemoteAddr(), "why", err)
+			r.complain("connections to PostgreSQL are refused: there are too many", "client", conn.RemoteAddr(), "why", err)
 			continue
 		}
 		all.Go(func() {
@@ -199,7 +221,7 @@ func (r *Relay) refused(client net.Addr, why error) {
 	line := r.said.Happened(time.Now(), turnstile.Source(client), why.Error())
 	r.mu.Unlock()
 	if line.Say {
-		r.log.Info("an application is refused", "client", client, "why", why, "unsaid", line.Unsaid)
+		r.log.Info("a connection to PostgreSQL is refused", "client", client, "why", why, "unsaid", line.Unsaid)
 	}
 }
 
@@ -220,19 +242,22 @@ func (r *Relay) allowedFrom(addr net.Addr) bool {
 	return false
 }
 
-// admit says whether the startup parameters are those of an account. Nobody gets to PostgreSQL as a role of kineshim's own.
+// admit says whether the startup parameters are those of an account.
 func (r *Relay) admit(params map[string]string) error {
 	user, database := params["user"], params["database"]
 	if database == "" {
 		database = user
 	}
 	if v, asks := params["replication"]; asks {
-		return fmt.Errorf("replication (%q) is not for applications", v)
+		if r.cfg.Replicator != "" && user == r.cfg.Replicator {
+			return nil
+		}
+		return fmt.Errorf("replication (%q) is not for %q here", v, user)
 	}
 	for _, a := range r.cfg.Accounts {
 		if a.User == user && a.Database == database {
 			return nil
 		}
 	}
-	return fmt.Errorf("user %q with database %q is not among kineshim's applications", user, database)
+	return fmt.Errorf("user %q with database %q is not among kineshim's %s", user, database, r.cfg.For)
 }

@@ -417,7 +417,9 @@ func withTLS(t *testing.T, ca *pki.Authority) func(*Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(c *Config) { c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"postgresql"}} }
+	return func(c *Config) {
+		c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"postgresql"}}
+	}
 }
 
 func TestClientsThatAskForTLSGetIt(t *testing.T) {

@@ -13,6 +13,8 @@ const (
 	// Viewer may look, Operator may change things too.
 	Viewer   Role = "viewer"
 	Operator Role = "operator"
+	// Replication is a data node's PostgreSQL, as a client of the other one's. Who has its key is no member.
+	Replication Role = "replication"
 )
 
 // Member says whether the role is that of a member of the cluster.

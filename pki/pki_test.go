@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -55,6 +56,13 @@ func authority(t *testing.T, cluster string) *Authority {
 }
 
 func anybody(ID) error { return nil }
+
+func onlyMembers(id ID) error {
+	if !id.Role.Member() {
+		return fmt.Errorf("%v names no member", id)
+	}
+	return nil
+}
 
 // meet has a client and a server shake hands; each end's error.
 func meet(t *testing.T, client, server *tls.Config) (clientErr, serverErr error) {
@@ -127,14 +135,14 @@ func TestStrangersAreRefused(t *testing.T) {
 			return c
 		}, "version"},
 		{"with PostgreSQL's certificate", func() *tls.Config {
-			p := must[Pair](t)(a.ClientPair("kineshim_repl", time.Hour, time.Now()))
+			p := must[Pair](t)(a.ClientPair("kineshim_repl", ID{Cluster: idW.Cluster, Role: Replication, Server: "a-1"}, time.Hour, time.Now()))
 			c := must[tls.Certificate](t)(tls.X509KeyPair(p.Cert, p.Key))
 			return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{c}}
 		}, "names no member"},
 	} {
 		client := tc.client()
 		client.VerifyConnection = nil // it believes anything
-		ce, se := meet(t, client, server.Server(anybody))
+		ce, se := meet(t, client, server.Server(onlyMembers))
 		if se == nil || !strings.Contains(se.Error(), tc.want) {
 			t.Errorf("%s: the server says %v, want %q", tc.name, se, tc.want)
 		}

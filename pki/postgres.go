@@ -16,10 +16,10 @@ func (a *Authority) ServerPair(names []string, lifetime time.Duration, now time.
 	}, lifetime, now)
 }
 
-// ClientPair makes a certificate for the database role.
-func (a *Authority) ClientPair(role string, lifetime time.Duration, now time.Time) (Pair, error) {
+// ClientPair makes a certificate for the database role, of somebody who has the ID.
+func (a *Authority) ClientPair(role string, id ID, lifetime time.Duration, now time.Time) (Pair, error) {
 	return a.pair(&x509.Certificate{
-		Subject: pkix.Name{CommonName: role}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Subject: pkix.Name{CommonName: role}, URIs: id.uris(), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, lifetime, now)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -36,8 +35,9 @@ func (n *node) startApplications() (stop func() error, err error) {
 		return nil, fmt.Errorf("applications.from: %w", err)
 	}
 	cfg := pgrelay.Config{
+		For: "applications", Hint: "See applications in kineshim's configuration.",
 		Gate: applicationsGate{n.cfg.Name, n.agent.Gate()}, From: from, MaxConnections: apps.TotalConnections() + beginning, Log: n.log,
-		Socket: filepath.Join(n.cfg.Postgres.SocketDir, fmt.Sprintf(".s.PGSQL.%d", n.pc.Port)),
+		Socket: n.pg.SocketPath(),
 	}
 	for _, d := range apps.Databases {
 		cfg.Accounts = append(cfg.Accounts, pgrelay.Account{Database: d.Name, User: d.User})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,8 +30,15 @@ type security struct {
 	lifetime    time.Duration
 	// name and other are what the two PostgreSQLs are called in their certificates; host is where the other node looks for this one's.
 	name, other, host string
-	// forPostgres is how long PostgreSQL's present certificates are good.
-	forPostgres atomic.Pointer[pki.Validity]
+	// replication is what is in use between the two PostgreSQLs.
+	replication atomic.Pointer[replicationCertificates]
+}
+
+// replicationCertificates are by what this node's PostgreSQL is known to the other node, and what the other one's is shown here.
+type replicationCertificates struct {
+	client postgres.TLS
+	server tls.Certificate
+	pki.Validity
 }
 
 // loadSecurity reads the node's certificates and makes new ones for its PostgreSQL.
@@ -78,8 +86,8 @@ func postgresName(id raftwitness.Identity, node string) string {
 	return node + "." + pki.ServerName(id.ClusterID)
 }
 
-// postgres makes certificates for the node's PostgreSQL.
-func (s *security) postgres(now time.Time) (*postgres.TLS, error) {
+// forReplication makes certificates for replication.
+func (s *security) forReplication(now time.Time) (*replicationCertificates, error) {
 	names := []string{s.name}
 	if net.ParseIP(s.host) == nil {
 		names = append(names, s.host) // the other node calls it so while it cannot look the address up
@@ -88,19 +96,22 @@ func (s *security) postgres(now time.Time) (*postgres.TLS, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.authority.ClientPair(postgres.ReplicationRole, s.lifetime, now)
+	own := s.credentials.ID()
+	client, err := s.authority.ClientPair(postgres.ReplicationRole, pki.ID{Cluster: own.Cluster, Role: pki.Replication, Server: own.Server}, s.lifetime, now)
 	if err != nil {
 		return nil, err
 	}
-	s.forPostgres.Store(&pki.Validity{NotBefore: now, NotAfter: now.Add(s.lifetime)})
-	return &postgres.TLS{
-		CA: s.authority.PEM(), ServerCert: server.Cert, ServerKey: server.Key, PeerName: s.other, ClientCert: client.Cert, ClientKey: client.Key,
-	}, nil
+	r := &replicationCertificates{
+		client:   postgres.TLS{CA: s.authority.PEM(), PeerName: s.other, ClientCert: client.Cert, ClientKey: client.Key},
+		Validity: pki.Validity{NotBefore: now, NotAfter: now.Add(s.lifetime)},
+	}
+	r.server, err = tls.X509KeyPair(server.Cert, server.Key)
+	return r, err
 }
 
 // certificateEnds is when the certificates end that are in use, by name.
 func (n *node) certificateEnds() map[string]time.Time {
-	ends := map[string]time.Time{"postgresql": n.security.forPostgres.Load().NotAfter}
+	ends := map[string]time.Time{"postgresql": n.security.replication.Load().NotAfter}
 	if n.clientTLS != nil {
 		ends["clients"] = n.clientTLS.NotAfter()
 	}
@@ -127,6 +138,18 @@ func (n *node) isDataNode(id pki.ID) error {
 	if id.Role != pki.Data {
 		return fmt.Errorf("%s is no data node", id.Server)
 	}
+	return n.isMember(id)
+}
+
+// mayReplicate takes the certificates that those data nodes' PostgreSQLs show.
+func (n *node) mayReplicate(id pki.ID) error {
+	if id.Role != pki.Replication {
+		return fmt.Errorf("%s has no certificate for replication", id.Server)
+	}
+	return n.isMember(id)
+}
+
+func (n *node) isMember(id pki.ID) error {
 	for _, m := range (members{n}).now() {
 		if m.ServerID == id.Server && !m.Lost {
 			return nil
@@ -191,20 +214,19 @@ func (s *security) renewOwn(now time.Time, log *slog.Logger) error {
 // renewPostgres makes new certificates when the present ones are due.
 func (n *node) renewPostgres(ctx context.Context, now time.Time) error {
 	s := n.security
-	present := s.forPostgres.Load()
-	if !present.Due(now) {
+	if !s.replication.Load().Due(now) {
 		return nil
 	}
-	t, err := s.postgres(now)
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, renewWithin)
-		err = n.pg.SetTLS(ctx, *t)
-		cancel()
-	}
+	next, err := s.forReplication(now)
 	if err != nil {
-		s.forPostgres.Store(present)
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, renewWithin)
+	defer cancel()
+	if err := n.pg.SetTLS(ctx, next.client); err != nil {
+		return err
+	}
+	s.replication.Store(next)
 	n.log.Info("PostgreSQL's certificates were renewed")
 	return nil
 }

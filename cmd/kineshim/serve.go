@@ -90,9 +90,12 @@ func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnot
 	if err != nil {
 		return err
 	}
-	if pc.TLS, err = sec.postgres(time.Now()); err != nil {
+	replication, err := sec.forReplication(time.Now())
+	if err != nil {
 		return err
 	}
+	sec.replication.Store(replication)
+	pc.TLS = &replication.client
 	pg, err := postgres.New(pc)
 	if err != nil {
 		return err
@@ -215,6 +218,11 @@ func (n *node) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer n.stopServers()
+	stopReplication, err := n.passReplication() // before PostgreSQL begins, and until it has ended
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopReplication()) }()
 	if n.replica != nil {
 		defer n.replica.Close()
 		stopReplica := n.background(n.replica.Run)

@@ -119,7 +119,7 @@ func (s setup) member(host string) (raftwitness.Peer, error) {
 // major is the version of the PostgreSQL that this machine would run.
 func (s setup) major(ctx context.Context) (int, error) {
 	pc := localPostgres(s.cfg, postgres.NewSecrets(), slog.New(slog.DiscardHandler))
-	pc.ListenHost, pc.Port, pc.Peer = "127.0.0.1", config.DefaultPostgresPort, postgres.HostPort{Host: "127.0.0.1", Port: config.DefaultPostgresPort}
+	pc.Port, pc.Peer = config.DefaultPostgresPort, postgres.HostPort{Host: "127.0.0.1", Port: config.DefaultPostgresPort}
 	service, err := ownership.User(s.cfg.DataDir)
 	if err != nil {
 		return 0, err

@@ -104,7 +104,7 @@ func (e engine) EngineFailed() <-chan struct{} { return e.e.EngineFailed() }
 func postgresConfig(cfg config.Node, secrets postgres.Secrets, log *slog.Logger) (postgres.Config, error) {
 	pc := localPostgres(cfg, secrets, log)
 	var err error
-	if pc.ListenHost, pc.Port, err = hostPort(cfg.Self().Postgres); err != nil {
+	if _, pc.Port, err = hostPort(cfg.Self().Postgres); err != nil {
 		return pc, err
 	}
 	pc.Peer.Host, pc.Peer.Port, err = hostPort(cfg.Members[cfg.Other()].Postgres)

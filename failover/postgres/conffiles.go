@@ -3,7 +3,6 @@ package postgres
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,11 +21,12 @@ func (s *Server) toolPassfile() string { return s.statePath("pgpass") }
 
 // lockedSettings stand on the postmaster's command line, which beats every file, ALTER SYSTEM's included.
 func (s *Server) lockedSettings() [][2]string {
-	settings := [][2]string{
+	return [][2]string{
 		{"config_file", s.confPath()},
 		{"hba_file", s.hbaPath()},
 		{"ident_file", s.identPath()},
-		{"listen_addresses", s.cfg.ListenHost},
+		{"listen_addresses", ""},
+		{"ssl", "off"},
 		{"port", fmt.Sprint(s.cfg.Port)},
 		{"unix_socket_directories", s.cfg.SocketDir},
 		{"unix_socket_permissions", "0700"},
@@ -37,7 +37,6 @@ func (s *Server) lockedSettings() [][2]string {
 		{"recovery_min_apply_delay", "0"},
 		{"restart_after_crash", "on"},
 	}
-	return append(settings, s.tlsSettings()...)
 }
 
 // ownSettings are the rest of what kineshim decides.
@@ -104,20 +103,14 @@ func (s *Server) renderConf() []byte {
 }
 
 func (s *Server) renderHBA() []byte {
-	peer := s.cfg.Peer.Host
-	if a, err := netip.ParseAddr(peer); err == nil {
-		peer = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()).String()
-	}
 	lines := []string{
 		"# Written by kineshim at every start. What no line allows is refused.",
 		"local all " + Superuser + " scram-sha-256",
 		"local replication " + Superuser + "," + ReplicationRole + " scram-sha-256",
 		"local " + Database + ",postgres " + KineRole + " scram-sha-256",
-		s.hbaHost() + " replication " + ReplicationRole + " " + peer + " scram-sha-256" + s.hbaOption(),
-		s.hbaHost() + " postgres " + ReplicationRole + " " + peer + " scram-sha-256" + s.hbaOption(),
+		"local postgres " + ReplicationRole + " scram-sha-256",
 	}
-	lines = append(lines, s.applicationHBA()...)
-	return []byte(strings.Join(append(lines, s.cfg.ExtraHBA...), "\n") + "\n")
+	return []byte(strings.Join(append(lines, s.applicationHBA()...), "\n") + "\n")
 }
 
 // renderUpstream names the peer to the walreceiver; hostaddr "" leaves it to look the name up.

@@ -55,13 +55,12 @@ type Config struct {
 	StateDir string
 	// SocketDir takes PostgreSQL's unix socket; "" means StateDir/postgres/run.
 	SocketDir string
-	// ListenHost and Port are where the peer connects for replication.
-	ListenHost string
-	Port       int
+	// Port is in the name of the socket. PostgreSQL listens on no network: what listens passes the peer's connections on to the socket.
+	Port int
 	// Peer is the other data node's PostgreSQL.
 	Peer    HostPort
 	Secrets Secrets
-	// TLS is for replication; nil, in tests: without. SetTLS renews it.
+	// TLS is for connections to the peer; nil, in tests: without. SetTLS renews it.
 	TLS *TLS
 	// OSUser owns the files and runs PostgreSQL, which refuses to run as root; "" means "postgres" for root, else the current user.
 	OSUser string
@@ -69,8 +68,6 @@ type Config struct {
 	Settings map[string]string
 	// SlotKeep is max_slot_wal_keep_size, which bounds the WAL kept for an absent standby; "" means 2GB.
 	SlotKeep string
-	// ExtraHBA are lines for pg_hba.conf, after our own, so that they cannot loosen those.
-	ExtraHBA []string
 	// Applications may connect through the unix socket; EnsureApplication makes them.
 	Applications []Application
 	// Log takes what happens; nil discards it.
@@ -122,12 +119,6 @@ func (c *Config) validate(socketPath string) error {
 	if n := len(socketPath); n > maxSocketPath {
 		bad("socket path %q has %d bytes, at most %d fit: set socket_dir to a shorter directory", socketPath, n, maxSocketPath)
 	}
-	if c.ListenHost == "" {
-		bad("listen host: not set; the peer connects there")
-	}
-	if strings.ContainsAny(c.ListenHost, "' \n") {
-		bad("listen host %q: spaces and quotes are not allowed", c.ListenHost)
-	}
 	if c.Peer.Host == "" || strings.ContainsAny(c.Peer.Host, "'\"\\, \t\n#") {
 		bad("peer host %q: not an address or a name", c.Peer.Host)
 	}
@@ -142,7 +133,7 @@ func (c *Config) validate(socketPath string) error {
 	if !sizePattern.MatchString(c.SlotKeep) {
 		bad("slot_keep %q: not a size such as 2GB; without a bound an absent standby would fill the disk", c.SlotKeep)
 	}
-	errs = append(errs, c.Secrets.validate(), validateSettings(c.Settings), validateHBA(c.ExtraHBA), validateApplications(c.Applications))
+	errs = append(errs, c.Secrets.validate(), validateSettings(c.Settings), validateApplications(c.Applications))
 	return errors.Join(errs...)
 }
 

@@ -10,8 +10,10 @@
 //   - PostgreSQL is version 14 to 18, made by InitDB or Clone: data checksums on, the role names of this package.
 //   - DataDir, DataDir.new and DataDir.old are on one file system, which keeps what fsync has acknowledged.
 //
-// BUG(connections): whoever reaches PostgreSQL's TCP port can take all its connections by opening them and saying nothing: PostgreSQL counts those that have not
-// said who they are, too. Then new ones of this package's own are refused. A firewall has to admit the other data node only.
+// # Who reaches it
+//
+// PostgreSQL listens on its socket only. Whoever could reach it over a network could take all its connections by opening them and saying nothing: it counts those
+// that have not said who they are, too, and then refuses this package's own. The caller passes the peer's connections on to the socket.
 //
 // # What a crash leaves behind
 //

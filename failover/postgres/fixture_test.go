@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"kineshim/pgrelay"
 	"kineshim/raftwitness/record"
 )
 
@@ -83,14 +86,13 @@ func freePort(t *testing.T) int {
 
 func testConfig(dir string, port, peerPort int) Config {
 	return Config{
-		DataDir:    filepath.Join(dir, "pgdata"),
-		StateDir:   dir,
-		ListenHost: "127.0.0.1",
-		Port:       port,
-		Peer:       HostPort{"127.0.0.1", peerPort},
-		Secrets:    testSecrets,
-		TLS:        testTLS(),
-		Log:        slog.New(slog.DiscardHandler),
+		DataDir:  filepath.Join(dir, "pgdata"),
+		StateDir: dir,
+		Port:     port,
+		Peer:     HostPort{"127.0.0.1", peerPort},
+		Secrets:  testSecrets,
+		TLS:      testTLS(),
+		Log:      slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -109,6 +111,7 @@ func newNode(t *testing.T, port, peerPort int, change ...func(*Config)) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	relay(t, s)
 	n := &node{s, t, dir}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
@@ -121,6 +124,32 @@ func newNode(t *testing.T, port, peerPort int, change ...func(*Config)) *node {
 		}
 	})
 	return n
+}
+
+// relay lets the peer in, as kineshim does.
+func relay(t *testing.T, s *Server) {
+	t.Helper()
+	pair, err := testAuthority().ServerPair([]string{peerName}, time.Hour, time.Now())
+	check(t, "certificate", err)
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	check(t, "certificate", err)
+	clients := x509.NewCertPool()
+	clients.AppendCertsFromPEM(testAuthority().PEM())
+	r, err := pgrelay.New(pgrelay.Config{
+		For: "replication", Gate: pgrelay.Always{}, Accounts: []pgrelay.Account{{Database: "postgres", User: ReplicationRole}}, Replicator: ReplicationRole,
+		Socket: s.SocketPath(), MaxConnections: 20, NoPlainText: true, Log: slog.New(slog.DiscardHandler),
+		TLS: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients},
+	})
+	check(t, "relay", err)
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", s.cfg.Port))
+	check(t, "relay", err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx, []net.Listener{ln}) }()
+	t.Cleanup(func() {
+		cancel()
+		check(t, "relay", <-done)
+	})
 }
 
 // testContext ends with the test, or after waitFor.
@@ -346,11 +375,8 @@ func (n *node) startPlain(ctx context.Context, settings ...string) {
 	check(n.t, "directories", n.prepareDirs())
 	check(n.t, "configuration", n.writeConf())
 	check(n.t, "leftovers", n.removeLeftovers(ctx))
-	args := []string{"-D", n.cfg.DataDir, "-c", "hba_file=" + n.hbaPath(), "-c", "listen_addresses=127.0.0.1", "-c", "wal_log_hints=on",
+	args := []string{"-D", n.cfg.DataDir, "-c", "hba_file=" + n.hbaPath(), "-c", "listen_addresses=", "-c", "wal_log_hints=on",
 		"-c", fmt.Sprintf("port=%d", n.cfg.Port), "-c", "unix_socket_directories=" + n.cfg.SocketDir}
-	for _, kv := range n.tlsSettings() {
-		settings = append(settings, kv[0]+"="+kv[1])
-	}
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}

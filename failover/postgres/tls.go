@@ -11,13 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// TLS is what the two PostgreSQLs know one another by, besides the password: certificates of the cluster's own authority, PEM.
+// TLS is for connections to the peer, which end at what listens there for its PostgreSQL: certificates of the cluster's own authority, PEM.
 type TLS struct {
 	// CA is the authority's certificate.
 	CA []byte
-	// ServerCert and ServerKey are this server's, made for its name in the cluster; PeerName is the other one's. Addresses prove nothing and may change.
-	ServerCert, ServerKey []byte
-	PeerName              string
+	// PeerName is what the peer is called in its certificate. Addresses prove nothing and may change.
+	PeerName string
 	// ClientCert and ClientKey are for ReplicationRole.
 	ClientCert, ClientKey []byte
 }
@@ -26,8 +25,6 @@ type TLS struct {
 const tlsVersion = "TLSv1.3"
 
 func (s *Server) caPath() string         { return s.statePath("tls-ca.crt") }
-func (s *Server) serverCertPath() string { return s.statePath("tls-server.crt") }
-func (s *Server) serverKeyPath() string  { return s.statePath("tls-server.key") }
 func (s *Server) clientCertPath() string { return s.statePath("tls-client.crt") }
 func (s *Server) clientKeyPath() string  { return s.statePath("tls-client.key") }
 
@@ -39,7 +36,7 @@ func (s *Server) tls() *TLS {
 	return s.cfg.TLS
 }
 
-// SetTLS takes new certificates into use: by the next connection, in either direction. Those that are open stay so. The server need not run.
+// SetTLS takes new certificates into use: by the next connection. Those that are open stay so. The server need not run.
 func (s *Server) SetTLS(ctx context.Context, t TLS) error {
 	if s.cfg.TLS == nil {
 		return errors.New("renew PostgreSQL's certificates: it was started without")
@@ -53,18 +50,14 @@ func (s *Server) SetTLS(ctx context.Context, t TLS) error {
 	if !s.Running() {
 		return nil // every verb that may need them writes them first
 	}
-	err = s.writeTLS()
-	if err == nil {
-		err = s.withLocal(ctx, func(conn *pgconn.PgConn) error { return s.reload(ctx, conn) })
-	}
-	if err != nil {
+	if err := s.writeTLS(); err != nil {
 		return fmt.Errorf("renew PostgreSQL's certificates: %w", err)
 	}
 	return nil
 }
 
-// writeTLS writes the certificates for PostgreSQL and its tools. A reload amid it is not to be feared: PostgreSQL goes on with what it has if a key does not
-// belong to its certificate, and is told to read both again.
+// writeTLS writes the certificates for walreceivers and PostgreSQL's tools, which read them at each connection. One that is made amid it fails, as the key does
+// not belong to its certificate, and is tried again.
 func (s *Server) writeTLS() error {
 	t := s.tls()
 	if t == nil {
@@ -74,42 +67,13 @@ func (s *Server) writeTLS() error {
 		path    string
 		content []byte
 	}{
-		{s.caPath(), t.CA}, {s.serverKeyPath(), t.ServerKey}, {s.serverCertPath(), t.ServerCert},
-		{s.clientKeyPath(), t.ClientKey}, {s.clientCertPath(), t.ClientCert},
+		{s.caPath(), t.CA}, {s.clientKeyPath(), t.ClientKey}, {s.clientCertPath(), t.ClientCert},
 	} {
 		if err := s.writeConfig(f.path, f.content); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (s *Server) tlsSettings() [][2]string {
-	if s.tls() == nil {
-		return [][2]string{{"ssl", "off"}}
-	}
-	return [][2]string{
-		{"ssl", "on"},
-		{"ssl_ca_file", s.caPath()},
-		{"ssl_cert_file", s.serverCertPath()},
-		{"ssl_key_file", s.serverKeyPath()},
-		{"ssl_min_protocol_version", tlsVersion},
-	}
-}
-
-// hbaHost begins the lines of pg_hba.conf that let the peer in, hbaOption ends them: its certificate must be one for the role that it wants.
-func (s *Server) hbaHost() string {
-	if s.tls() == nil {
-		return "host"
-	}
-	return "hostssl"
-}
-
-func (s *Server) hbaOption() string {
-	if s.tls() == nil {
-		return ""
-	}
-	return " clientcert=verify-full"
 }
 
 // peerHost says whom to connect to, and where. With TLS the host is the peer's name in the cluster, which its certificate must have, and the address is given
