@@ -50,10 +50,10 @@ type Balancer struct {
 	log     *slog.Logger
 	servers []*server
 	room    *turnstile.Turnstile
+	said    *quiet.Repeats
 
-	mu   sync.Mutex // guards the fields below
-	said *quiet.Repeats
-	next int // which of equally good servers is tried first
+	mu   sync.Mutex // guards next
+	next int        // which of equally good servers is tried first
 }
 
 // New checks the configuration and starts nothing.
@@ -128,10 +128,7 @@ func (b *Balancer) accept(ctx context.Context, ln net.Listener, all *sync.WaitGr
 
 // complain logs a warning, now and then: clients can bring it about at will.
 func (b *Balancer) complain(msg string, args ...any) {
-	b.mu.Lock()
-	line := b.said.Happened(time.Now(), msg, "")
-	b.mu.Unlock()
-	if line.Say {
+	if line := b.said.Happened(time.Now(), msg, ""); line.Say {
 		b.log.Warn(msg, append(args, "unsaid", line.Unsaid)...)
 	}
 }

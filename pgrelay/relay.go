@@ -105,10 +105,10 @@ type Relay struct {
 	log *slog.Logger
 	// room is for clients, strangers for those that come from elsewhere than they may: they are told so, and take no room from clients.
 	room, strangers *turnstile.Turnstile
+	said            *quiet.Repeats
 
-	mu    sync.Mutex // guards the fields below
+	mu    sync.Mutex // guards links, and cut of each
 	links map[*link]struct{}
-	said  *quiet.Repeats
 }
 
 // New checks the configuration and starts nothing.
@@ -207,21 +207,15 @@ func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup
 
 // complain logs a warning, now and then: clients can bring it about at will.
 func (r *Relay) complain(msg string, args ...any) {
-	r.mu.Lock()
-	line := r.said.Happened(time.Now(), msg, "")
-	r.mu.Unlock()
-	if line.Say {
+	if line := r.said.Happened(time.Now(), msg, ""); line.Say {
 		r.log.Warn(msg, append(args, "unsaid", line.Unsaid)...)
 	}
 }
 
 // refused says which client was not let in, and why: its first time, and then now and then.
 func (r *Relay) refused(client net.Addr, why error) {
-	r.mu.Lock()
-	line := r.said.Happened(time.Now(), turnstile.Source(client), why.Error())
-	r.mu.Unlock()
-	if line.Say {
-		r.log.Info("a connection to PostgreSQL is refused", "client", client, "why", why, "unsaid", line.Unsaid)
+	if line := r.said.Happened(time.Now(), turnstile.Source(client), why.Error()); line.Say {
+		r.log.Warn("a connection to PostgreSQL is refused", "client", client, "why", why, "unsaid", line.Unsaid)
 	}
 }
 

@@ -1,10 +1,11 @@
 // Package quiet decides whether something is worth a line in the log that others can bring about as often as they like: it is said once for each
-// source and reason, and then, while it goes on, now and then with how often it has happened. It is pure, and its memory is bounded however many
+// source and reason, and then, while it goes on, now and then with how often it has happened. It has no clock of its own, and its memory is bounded however many
 // sources and reasons there are.
 package quiet
 
 import (
 	"hash/fnv"
+	"sync"
 	"time"
 )
 
@@ -23,9 +24,11 @@ const (
 // Others is the source of what comes from sources that are too many to be remembered.
 const Others = "others"
 
-// Repeats remembers what was said. It is used by one goroutine at a time.
+// Repeats remembers what was said. It may be used by many goroutines.
 type Repeats struct {
-	every   time.Duration
+	every time.Duration
+
+	mu      sync.Mutex // guards the fields below
 	sources map[string][]said
 	// crowd is for sources beyond maxSources.
 	crowd said
@@ -58,6 +61,8 @@ type Line struct {
 
 // Happened takes in that something has happened now because of the source, and says whether to say so.
 func (r *Repeats) Happened(now time.Time, source, reason string) Line {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	known, ok := r.sources[source]
 	if !ok && len(r.sources) >= maxSources && !r.sweep(now) {
 		return r.crowd.again(now, r.every, Others)
@@ -76,7 +81,11 @@ func (r *Repeats) Happened(now time.Time, source, reason string) Line {
 }
 
 // Forget has everything of the source be news again: it is over.
-func (r *Repeats) Forget(source string) { delete(r.sources, source) }
+func (r *Repeats) Forget(source string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sources, source)
+}
 
 // again says a reason again when its time has come.
 func (s *said) again(now time.Time, every time.Duration, source string) Line {

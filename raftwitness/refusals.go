@@ -3,7 +3,6 @@ package raftwitness
 import (
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"kineshim/quiet"
@@ -24,9 +23,7 @@ const (
 
 // refusals tells the operator who was refused, and why, and not each time: anybody on the network can be refused as often as he likes.
 type refusals struct {
-	log *slog.Logger
-
-	mu   sync.Mutex // guards said
+	log  *slog.Logger
 	said *quiet.Repeats
 }
 
@@ -57,7 +54,5 @@ func (r *refusals) deaf(err error) {
 }
 
 func (r *refusals) happened(source, reason string) quiet.Line {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	return r.said.Happened(time.Now(), source, reason)
 }

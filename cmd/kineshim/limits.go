@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"sync"
 	"syscall"
 	"time"
 
@@ -34,7 +33,6 @@ type limits struct {
 	clients, peers, control, afar *turnstile.Turnstile
 
 	log  *slog.Logger
-	mu   sync.Mutex // guards said
 	said *quiet.Repeats
 }
 
@@ -107,10 +105,8 @@ func listenForPeer(addr string) (net.Listener, error) {
 // wrap bounds a listener by one of the turnstiles. What is refused is said now and then.
 func (l *limits) wrap(t *turnstile.Turnstile, ln net.Listener, about string) net.Listener {
 	return t.Wrap(ln, func(from net.Addr, why error) {
-		l.mu.Lock()
 		source := turnstile.Source(from)
 		line := l.said.Happened(time.Now(), about+" "+source, why.Error())
-		l.mu.Unlock()
 		if line.Source == quiet.Others {
 			source = quiet.Others
 		}
