@@ -25,7 +25,8 @@ func (localDisk) Space(dir string) (Space, error) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return Space{}, fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	return Space{State: s, Inodes: fs.Files, FreeInodes: fs.Ffree, InMemory: fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC}, nil
+	kind := uint32(fs.Type) // on 32-bit machines it is signed, and too small for some of the constants
+	return Space{State: s, Inodes: fs.Files, FreeInodes: fs.Ffree, InMemory: kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC}, nil
 }
 
 // Sync overwrites the same block of a file, as PostgreSQL does with WAL that it has made before: so what is measured is the disk, and not how a file

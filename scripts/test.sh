@@ -14,6 +14,8 @@ export KINESHIM_BIN_DIR=$bin
 
 echo "go vet ./..."
 go vet ./...
+echo "go build for a 32-bit Raspberry Pi"
+GOARCH=arm GOARM=7 go build ./cmd/...
 
 # The clusters of integration/ fail over when a machine is too busy to answer: they get it to themselves.
 # The longest first: two run at a time, and none should be left alone at the end.
