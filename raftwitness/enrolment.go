@@ -15,11 +15,13 @@ import (
 )
 
 // Enrolment is the file that the founding node makes for another member: its identity, its certificate and the key of that, and, for a data node, the secrets
-// that the two data nodes share.
+// and the settings that the two data nodes share.
 type Enrolment struct {
 	Identity     Identity        `json:"identity"`
 	Certificates pki.Bundle      `json:"certificates"`
 	Secrets      json.RawMessage `json:"secrets,omitempty"`
+	// Settings is YAML for the member's configuration, if it has none yet.
+	Settings string `json:"settings,omitempty"`
 }
 
 // Subject is whom the voter's certificate must name.

@@ -22,8 +22,8 @@ import (
 
 const secretsFile = "secrets.json"
 
-// found makes a new cluster's identities and secrets: this node's own in its data directory, the others' in dir.
-func found(cfg config.Node, dir string, stdout io.Writer) error {
+// found makes a new cluster's identities and secrets: this node's own in its data directory, the others' in dir. path is the node's configuration.
+func found(path string, cfg config.Node, dir string, stdout io.Writer) error {
 	if err := refuseMember(cfg.DataDir); err != nil {
 		return err
 	}
@@ -37,6 +37,10 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 	}
 	slices.SortFunc(voters, func(a, b raftwitness.Peer) int { return strings.Compare(a.Name, b.Name) })
 	secrets, err := newSecrets()
+	if err != nil {
+		return err
+	}
+	settings, err := config.Shared(path)
 	if err != nil {
 		return err
 	}
@@ -59,7 +63,7 @@ func found(cfg config.Node, dir string, stdout io.Writer) error {
 			continue
 		}
 		if id.Role == record.Data {
-			e.Secrets = secrets
+			e.Secrets, e.Settings = secrets, settings
 		}
 		if err := writeEnrolment(filepath.Join(dir, id.Name+".json"), e); err != nil {
 			return err
@@ -157,6 +161,9 @@ func (n *node) enrolment(r *record.Record, name string) ([]byte, error) {
 	if id.Role == record.Data {
 		if e.Secrets, err = os.ReadFile(filepath.Join(n.cfg.DataDir, secretsFile)); err != nil {
 			return nil, fmt.Errorf("read the cluster's secrets: %w", err)
+		}
+		if e.Settings, err = config.Shared(n.cfgPath); err != nil {
+			return nil, err
 		}
 	}
 	b, err := json.MarshalIndent(e, "", "  ")

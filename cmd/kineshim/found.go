@@ -160,7 +160,8 @@ func (o options) newTokens(stdout io.Writer) error {
 			missing = []record.Role{record.Role(o.forRole)}
 		}
 		if len(missing) == 0 {
-			return false, fmt.Errorf("all three members of cluster %s have joined:\n%s\nTo have another machine in the place of one: shimctl node replace, shimctl witness replace", f.Cluster, progress(f))
+			return false, fmt.Errorf("all three members of cluster %s have joined:\n%s\n"+
+				"One whose join was interrupted goes on with the command that it was given. If that is lost, and to have another machine in the place of one: shimctl node replace, shimctl witness replace", f.Cluster, progress(f))
 		}
 		for _, role := range missing {
 			t, err := f.Invite(role, authority.Fingerprint(), o.validFor, time.Now())

@@ -47,11 +47,14 @@ func (o options) joinByFile(stdout io.Writer) error {
 	if _, err := os.Stat(o.config); errors.Is(err, fs.ErrNotExist) && o.name == "" {
 		o.name = e.Identity.Name
 	}
-	s, err := o.newSetup("kineshim join", "")
+	s, err := o.newSetup("kineshim join", e.Settings)
 	if err != nil {
 		return err
 	}
 	if err := join(s.cfg, o.enrolment, e, stdout); err != nil {
+		return err
+	}
+	if err := (joining.Visit{Dir: s.cfg.DataDir}).Forget(); err != nil { // one by a token that came to nothing
 		return err
 	}
 	if err := s.Save(); err != nil {

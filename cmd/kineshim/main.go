@@ -139,7 +139,7 @@ func (o options) configured(ctx context.Context, stdout, stderr io.Writer) error
 		if err := cfg.Enrolled(nil); err != nil {
 			return err
 		}
-		return found(cfg, o.enrolments, stdout)
+		return found(o.config, cfg, o.enrolments, stdout)
 	}
 	log := cfg.Log.Logger(stderr)
 	if o.verb == "" && !o.check {

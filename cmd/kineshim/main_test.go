@@ -119,7 +119,7 @@ func writePair(t *testing.T, cert, key string) {
 }
 
 func TestEnrolment(t *testing.T) {
-	a, aDir := writeConfig(t, "a", "")
+	a, aDir := writeConfig(t, "a", "max_wait: 3s\n")
 	b, bDir := writeConfig(t, "b", "")
 	enrolments := t.TempDir()
 	if code, out := call("--config", a); code != 1 || !strings.Contains(out, "kineshim init") {
@@ -138,7 +138,7 @@ func TestEnrolment(t *testing.T) {
 	if code, out := call("join", "--config", c.config, "--data-dir", c.dataDir, filepath.Join(enrolments, "b.json")); code != 0 {
 		t.Fatalf("join without a configuration: exit %d, %s", code, out)
 	}
-	if cfg := c.load(t); cfg.Name != "b" || cfg.DataDir != c.dataDir {
+	if cfg := c.load(t); cfg.Name != "b" || cfg.DataDir != c.dataDir || cfg.MaxWait != 3*time.Second {
 		t.Errorf("the configuration that was written: %+v", cfg)
 	} else if enrolled, err := complete(&cfg); err != nil || !enrolled || cfg.Members["a"].Postgres != "127.0.0.1:3" {
 		t.Errorf("its members: %+v, %v", cfg.Members, err)
