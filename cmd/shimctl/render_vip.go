@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -33,10 +34,25 @@ func vipTable(st *proto.StatusResponse) string {
 		if where == "" {
 			where = "no node"
 		}
+		for _, name := range withoutVIP(st, addr) {
+			where += fmt.Sprintf("; not in %s's configuration, so it does not move there", name)
+		}
 		fmt.Fprintf(w, "%s\t%s\n", addr, where)
 	}
 	_ = w.Flush() // to a strings.Builder
 	return b.String()
+}
+
+// withoutVIP are the data nodes that have another configuration than the one that has the address.
+func withoutVIP(st *proto.StatusResponse, address string) []string {
+	var names []string
+	for _, n := range st.GetNodes() {
+		has := func(v *proto.VipState) bool { return v.GetAddress() == address }
+		if n.GetRole() == "data" && n.GetState() != nil && !slices.ContainsFunc(n.GetState().GetVips(), has) {
+			names = append(names, n.GetName())
+		}
+	}
+	return names
 }
 
 // vipOn is "a (eth0)" where the node holds the address, "a (by its hook)" where the hook has moved it there, else "".

@@ -20,7 +20,7 @@ func TestVIPsAreShown(t *testing.T) {
 	}}
 	text := renderStatus(st)
 	for _, want := range []string{
-		"VIP           ON\n", "192.0.2.50    a (eth0), b? (eth1)\n", "2001:db8::50  no node\n", "203.0.113.5   a (by its hook)\n", "203.0.113.6   no node\n",
+		"VIP           ON\n", "192.0.2.50    a (eth0), b? (eth1)\n", "2001:db8::50  no node; not in b's configuration, so it does not move there\n", "203.0.113.5   a (by its hook)\n", "203.0.113.6   no node; not in b's configuration",
 		"a: virtual address 2001:db8::50: another host, 02:00:00:00:00:66, has the address",
 		"a: virtual address 203.0.113.6: the hook's acquire: failed 2 times: exit status 1",
 	} {
