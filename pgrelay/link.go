@@ -138,7 +138,7 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 			return nil, nil
 		}
 		switch {
-		case !l.relay.allowedFrom(l.client.RemoteAddr()):
+		case !l.relay.cfg.Proven && !l.relay.allowedFrom(l.client.RemoteAddr()):
 			err = fmt.Errorf("connections from %s are not let in", l.client.RemoteAddr())
 		case l.relay.cfg.NoPlainText && !encrypted:
 			err = errors.New("connections without TLS are not let in: sslmode=require")

@@ -55,7 +55,7 @@ func (Always) Over() bool { return false }
 // Account is a database with a user that may connect to it.
 type Account struct{ Database, User string }
 
-// Config is what a Relay needs. All fields are required, but for Replicator, From, TLS, NoPlainText and Hint.
+// Config is what a Relay needs. All fields are required, but for Replicator, From, Proven, TLS, NoPlainText and Hint.
 type Config struct {
 	// For says whose connections these are, in the log: "applications".
 	For string
@@ -65,8 +65,10 @@ type Config struct {
 	Accounts []Account
 	// Replicator is the user that may replicate, whatever database it names; "": nobody may.
 	Replicator string
-	// From are the networks that clients may come from; none: any.
-	From []netip.Prefix
+	// From are the networks that clients may come from; none: any. With Proven, what clients show in TLS says who they are: those from elsewhere are let in
+	// too, and take no room from the others.
+	From   []netip.Prefix
+	Proven bool
 	// Socket is PostgreSQL's unix socket.
 	Socket string
 	// MaxConnections bounds the connections at once, those that begin included.
@@ -103,7 +105,7 @@ const (
 type Relay struct {
 	cfg Config
 	log *slog.Logger
-	// room is for clients, strangers for those that come from elsewhere than they may: they are told so, and take no room from clients.
+	// room is for clients, strangers for those that come from elsewhere than they should: they take no room from clients.
 	room, strangers *turnstile.Turnstile
 	said            *quiet.Repeats
 

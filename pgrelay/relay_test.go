@@ -281,6 +281,35 @@ func TestOnlyFromTheNetworksThatAreNamed(t *testing.T) {
 	}
 	_, at = start(t, &fakeGate{}, p.socket, func(c *Config) { c.From = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
 	connected(t, p, at)
+	_, at = start(t, &fakeGate{}, p.socket, func(c *Config) { c.From, c.Proven = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, true })
+	connected(t, p, at)
+}
+
+func TestOnlyTheReplicatorReplicates(t *testing.T) {
+	r, err := New(Config{
+		For: "replication", Gate: Always{}, Accounts: []Account{{"postgres", "repl"}}, Replicator: "repl", Socket: "/nowhere", MaxConnections: 1,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		params map[string]string
+		in     bool
+	}{
+		{map[string]string{"user": "repl", "replication": "true"}, true},
+		{map[string]string{"user": "repl", "database": "replication", "replication": "true"}, true},
+		{map[string]string{"user": "repl", "database": "postgres"}, true},
+		{map[string]string{"user": "repl", "database": "kubernetes"}, false},
+		{map[string]string{"user": "repl"}, false},
+		{map[string]string{"user": "kineshim", "database": "postgres", "replication": "true"}, false},
+		{map[string]string{"user": "", "replication": "true"}, false},
+		{map[string]string{"user": "kineshim", "database": "postgres"}, false},
+	} {
+		if err := r.admit(c.params); (err == nil) != c.in {
+			t.Errorf("%v: %v", c.params, err)
+		}
+	}
 }
 
 func TestCancelRequestsNeverReachPostgreSQL(t *testing.T) {

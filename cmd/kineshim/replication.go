@@ -20,7 +20,7 @@ func (n *node) passReplication() (stop func() error, err error) {
 	r, err := pgrelay.New(pgrelay.Config{
 		For: "replication", Hint: "This port is for the other data node's PostgreSQL.", Gate: pgrelay.Always{},
 		Accounts: []pgrelay.Account{{Database: "postgres", User: postgres.ReplicationRole}}, Replicator: postgres.ReplicationRole,
-		From: n.replicatesFrom(), Socket: n.pg.SocketPath(), MaxConnections: replicationConnections, TLS: n.replicationTLS(), NoPlainText: true, Log: n.log,
+		From: n.replicatesFrom(), Proven: true, Socket: n.pg.SocketPath(), MaxConnections: replicationConnections, TLS: n.replicationTLS(), NoPlainText: true, Log: n.log,
 	})
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (n *node) passReplication() (stop func() error, err error) {
 	return n.background(func(ctx context.Context) error { return r.Run(ctx, []net.Listener{ln}) }), nil
 }
 
-// replicatesFrom is the other data node's address; nil if the configuration has only its name: then who comes is known by his certificate alone.
+// replicatesFrom is the other data node's address; nil if the configuration has only its name. Who comes is known by his certificate, wherever he comes from.
 func (n *node) replicatesFrom() []netip.Prefix {
 	a, err := netip.ParseAddr(n.pc.Peer.Host)
 	if err != nil {
