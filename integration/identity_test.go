@@ -88,11 +88,13 @@ func TestWipedWitnessIsReplaced(t *testing.T) {
 	})
 }
 
-// Row 39: the Raft log of the standby is lost, its data are not. Enrolled anew, it joins with the data that it has.
+// Row 39: the Raft log of the standby is lost, its data are not. Enrolled anew, it joins with the data that it has. Who has stolen its keys before is shown out.
 func TestDataNodeWithoutItsLogIsReplacedAndKeepsItsData(t *testing.T) {
 	scenario(t, func(t *testing.T, r *rig, l *load) {
 		p := r.primary(t)
 		standby := cluster.Other(p)
+		inside := newIntruder(t, r).enter(p, standby)
+		must(t, inside(t.Context()))
 		must(t, r.KillNode(standby))
 		must(t, os.RemoveAll(r.raftDir(t, standby)))
 		r.start(t, standby)
@@ -100,7 +102,14 @@ func TestDataNodeWithoutItsLogIsReplacedAndKeepsItsData(t *testing.T) {
 		r.waitHealth(t, standby, standby, "shimctl node replace "+standby)
 		r.waitMode(t, p, "solo", failoverWithin)
 		seen := r.logSize(t, standby)
+		must(t, inside(t.Context()))
 		r.replace(t, standby, false)
+		r.eventually(t, "who has the old keys is shown out", func(ctx context.Context) error {
+			if inside(ctx) == nil {
+				return errors.New("he is still in")
+			}
+			return nil
+		})
 		r.waitArmed(t)
 		if log := r.logSince(t, standby, seen); strings.Contains(log, `"action":"clone"`) {
 			t.Error("the data that it had were not used")

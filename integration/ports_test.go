@@ -147,18 +147,45 @@ func (x *intruder) peer(address string, config *tls.Config) error {
 
 // postgres logs in for replication with the right password.
 func (x *intruder) postgres(address string, config *tls.Config) error {
-	c, err := pgconn.ParseConfig(fmt.Sprintf("postgres://%s@%s/postgres?replication=true&sslmode=require", postgres.ReplicationRole, address))
-	if err != nil {
-		return err
-	}
-	c.Password, c.TLSConfig, c.Fallbacks = x.secrets.Replication, config.Clone(), nil
 	ctx, cancel := context.WithTimeout(x.t.Context(), knockWithin)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, c)
+	conn, err := x.replicate(ctx, address, config)
 	if err != nil {
 		return err
 	}
 	return conn.Close(ctx)
+}
+
+func (x *intruder) replicate(ctx context.Context, address string, config *tls.Config) (*pgconn.PgConn, error) {
+	c, err := pgconn.ParseConfig(fmt.Sprintf("postgres://%s@%s/postgres?replication=true&sslmode=require", postgres.ReplicationRole, address))
+	if err != nil {
+		return nil, err
+	}
+	c.Password, c.TLSConfig, c.Fallbacks = x.secrets.Replication, config.Clone(), nil
+	return pgconn.ConnectConfig(ctx, c)
+}
+
+// enter connects to a node's ports as the other data node, and as its PostgreSQL, and returns what asks there again on the same connections: nil if either answers.
+func (x *intruder) enter(at, as string) (inside func(context.Context) error) {
+	x.t.Helper()
+	id, err := raftwitness.LoadIdentity(x.r.DataDir(as))
+	must(x.t, err)
+	peer, err := grpc.NewClient(x.addressOf(at, func(p cluster.Ports) int { return p.Peer }),
+		grpc.WithTransportCredentials(rpc.Credentials(x.with(x.authority, id.Subject(), time.Hour, time.Now()).Client(func(pki.ID) error { return nil }))))
+	must(x.t, err)
+	x.t.Cleanup(func() { peer.Close() })
+	database, err := x.replicate(x.t.Context(), x.addressOf(at, func(p cluster.Ports) int { return p.Postgres }), x.replicationBadge(pki.Replication, id.ServerID))
+	must(x.t, err)
+	x.t.Cleanup(func() { database.Close(context.Background()) })
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, knockWithin)
+		defer cancel()
+		if _, err := pb.NewPeerClient(peer).Exchange(ctx, &pb.NodeState{}); status.Code(err) == codes.PermissionDenied { // asked who he is
+			return nil
+		}
+		_, err := database.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
+		return err
+	}
 }
 
 // replicationBadge is what the walreceiver of a voter shows.

@@ -33,7 +33,8 @@ type link struct {
 
 	mu      sync.Mutex // guards the fields below
 	server  net.Conn
-	session Session // nil before it has one
+	tls     *tls.Conn // nil: in clear, or not yet
+	session Session   // nil before it has one
 	closed  bool
 }
 
@@ -42,6 +43,13 @@ func (l *link) over() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.session != nil && l.session.Over()
+}
+
+// encrypted is the client's connection with TLS; nil if it has none.
+func (l *link) encrypted() *tls.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tls
 }
 
 // close ends both sides, now or as soon as there is another.
@@ -165,6 +173,9 @@ func (l *link) encrypt(ctx context.Context) *bufio.Reader {
 		return nil
 	}
 	l.client = c
+	l.mu.Lock()
+	l.tls = c
+	l.mu.Unlock()
 	return bufio.NewReaderSize(c, linkBuffer)
 }
 

@@ -167,8 +167,16 @@ func (r *Relay) cut(due func(*link) bool) {
 		}
 	}
 	if n > 0 {
-		r.log.Info("connections to PostgreSQL are ended: this node's role has changed, or kineshim stops", "connections", n)
+		r.log.Info("connections to PostgreSQL are ended: a role has changed, or kineshim stops", "connections", n)
 	}
+}
+
+// Cut ends the connections with TLS for which unwelcome says so, by what was shown in their handshakes.
+func (r *Relay) Cut(unwelcome func(tls.ConnectionState) bool) {
+	r.cut(func(l *link) bool {
+		c := l.encrypted()
+		return c != nil && unwelcome(c.ConnectionState())
+	})
 }
 
 func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup) {

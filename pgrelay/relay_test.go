@@ -368,17 +368,7 @@ func TestConnectionsAreCutWhenTheRoleEnds(t *testing.T) {
 	late := dial(t, at) // Enter says yes, but the session is over
 	write(t, late, startup("clerk", "shop"))
 	readEnd(t, late)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		r.mu.Lock()
-		n := len(r.links)
-		r.mu.Unlock()
-		if n == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d connections are left", n)
-		}
-	}
+	awaitLinks(t, r, 0)
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
@@ -474,13 +464,39 @@ func TestClientsThatAskForTLSGetIt(t *testing.T) {
 	read(t, server, big)
 	go func() { _, _ = server.Write([]byte(big)) }()
 	read(t, client, big)
+	r.Cut(func(s tls.ConnectionState) bool { return s.Version != tls.VersionTLS13 })
+	read(t, client, echo(t, server, "still there"))
 	// One who does not read keeps nobody from being cut off.
 	go func() { _, _ = server.Write(make([]byte, 32<<20)) }()
 	time.Sleep(50 * time.Millisecond)
 	began := time.Now()
-	r.cut(func(*link) bool { return true })
+	r.Cut(func(s tls.ConnectionState) bool { return s.Version == tls.VersionTLS13 })
 	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("it took %v to cut the connections", took)
+		t.Errorf("it took %v to cut the connection", took)
+	}
+	awaitLinks(t, r, 1) // the one in clear
+}
+
+// echo has PostgreSQL say something, and returns it.
+func echo(t *testing.T, server net.Conn, text string) string {
+	t.Helper()
+	write(t, server, []byte(text))
+	return text
+}
+
+// awaitLinks waits until the relay passes that many connections on.
+func awaitLinks(t *testing.T, r *Relay, want int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		n := len(r.links)
+		r.mu.Unlock()
+		if n == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are left, not %d", n, want)
+		}
 	}
 }
 

@@ -124,11 +124,7 @@ func (n *node) certificateEnds() map[string]time.Time {
 	return ends
 }
 
-// server and client are for the connections between the data nodes.
-func (s *security) server(accept func(pki.ID) error) credentials.TransportCredentials {
-	return rpc.Credentials(s.credentials.Server(accept))
-}
-
+// client is for connections to the other data node.
 func (s *security) client(accept func(pki.ID) error) credentials.TransportCredentials {
 	return rpc.Credentials(s.credentials.Client(accept))
 }

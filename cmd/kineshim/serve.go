@@ -21,6 +21,7 @@ import (
 	"kineshim/kineshim"
 	"kineshim/kineshim/native"
 	"kineshim/monitor/nodemetrics"
+	"kineshim/pki/rpc"
 	"kineshim/priority"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
@@ -155,6 +156,8 @@ type node struct {
 	metrics  *nodemetrics.Registry
 	// vipConns are the connections to virtual addresses.
 	vipConns vip.Connections
+	// guests are the connections at the peer port.
+	guests rpc.Guests
 	// clientTLS is what clients are shown; nil: the endpoint has no TLS.
 	clientTLS *tlsfiles.Source
 	// applicationTLS is what other applications are shown; nil: their connections are in clear.
@@ -218,11 +221,17 @@ func (n *node) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer n.stopServers()
-	stopReplication, err := n.passReplication() // before PostgreSQL begins, and until it has ended
+	replication, err := n.replicationRelay()
+	if err != nil {
+		return err
+	}
+	stopReplication, err := n.passReplication(replication) // before PostgreSQL begins, and until it has ended
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopReplication()) }()
+	stopShowing := n.background(func(ctx context.Context) error { return n.showOut(ctx, replication) })
+	defer func() { err = errors.Join(err, stopShowing()) }()
 	if n.replica != nil {
 		defer n.replica.Close()
 		stopReplica := n.background(n.replica.Run)
@@ -341,7 +350,7 @@ func number(name string) uint64 {
 
 // listen opens the peer's, the control and the clients' servers.
 func (n *node) listen() error {
-	peer := grpc.NewServer(append(n.endpoint.PeerServerOptions(), grpc.Creds(n.security.server(n.isDataNode)))...)
+	peer := grpc.NewServer(append(n.endpoint.PeerServerOptions(), grpc.Creds(n.guests.Credentials(n.security.credentials.Server(n.isDataNode))))...)
 	n.endpoint.Register(peer)
 	pb.RegisterPeerServer(peer, failover.PeerServer{Agent: n.agent})
 	if n.replica != nil {
@@ -355,7 +364,7 @@ func (n *node) listen() error {
 		Loner: loner{n}, Enrol: n.enrolment, NewServerID: raftwitness.NewServerID,
 	}
 	pb.RegisterControlServer(control, controls)
-	afar := grpc.NewServer(append(n.operatorOptions(n.isRevoked), grpc.Creds(n.security.server(isOperator)))...)
+	afar := grpc.NewServer(append(n.operatorOptions(n.isRevoked), grpc.Creds(rpc.Credentials(n.security.credentials.Server(isOperator))))...)
 	pb.RegisterControlServer(afar, controls)
 	for _, s := range []struct {
 		server               *grpc.Server
