@@ -225,6 +225,12 @@ func TestAServerKilledUnderLoad(t *testing.T) {
 // putThrough forwards one put to an address, and returns what the first attempt came to.
 func putThrough(t *testing.T, target, key string) error {
 	t.Helper()
+	return putWhen(t, settle, target, key)
+}
+
+// putWhen is putThrough when the connection is as it should be.
+func putWhen(t *testing.T, ready func(*testing.T, *grpc.ClientConn), target, key string) error {
+	t.Helper()
 	o := newOffline(t, func(o *Options) { o.MaxWait = -1 })
 	defer o.Close()
 	o.router.to(Route{Target: target, Node: "a"})
@@ -233,7 +239,7 @@ func putThrough(t *testing.T, target, key string) error {
 		t.Fatal(err)
 	}
 	link.Connect()
-	settle(t, link)
+	ready(t, link)
 	return o.put(soon(t), &etcdserverpb.PutRequest{Key: []byte(key), Value: []byte("some value")})
 }
 
@@ -254,6 +260,15 @@ func settle(t *testing.T, link *grpc.ClientConn) {
 		if !changed {
 			return
 		}
+	}
+}
+
+// end waits until a connection has failed, or was ready and is so no more: what is put before that is known may have been sent.
+func end(t *testing.T, link *grpc.ClientConn) {
+	t.Helper()
+	settle(t, link)
+	if link.GetState() == connectivity.Ready && !link.WaitForStateChange(soon(t), connectivity.Ready) {
+		t.Fatal("the connection does not end")
 	}
 }
 
@@ -326,7 +341,7 @@ func TestAServerThatEndsInTheMiddleOfACall(t *testing.T) {
 		t.Run("a server "+name, func(t *testing.T) {
 			s := startRawServer(t, nil)
 			s.onAccept = onAccept
-			if err := putThrough(t, s.listener.Addr().String(), "k"); outcomeOf(t, err) != "not done" {
+			if err := putWhen(t, end, s.listener.Addr().String(), "k"); outcomeOf(t, err) != "not done" {
 				t.Error(err)
 			}
 		})
