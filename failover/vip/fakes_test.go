@@ -87,6 +87,9 @@ func (h *fakeHost) Put(p Place) error {
 }
 
 func (h *fakeHost) Remove(p Place) error {
+	if !p.Address.IsValid() {
+		return errors.New("numerical result out of range") // the kernel's answer
+	}
 	if err := h.do("ip addr del %s dev %s", p.Address, p.Interface); err != nil {
 		return err
 	}

@@ -173,8 +173,11 @@ func (k *keeper) ready(now time.Time) bool {
 	}
 	p, err := findPlace(k.vip, all)
 	if err != nil {
-		// With the address here by another hand, this machine answers for it: the other data node must know its hardware address.
-		k.place, k.placed = p, errors.Is(err, ErrNotOurs)
+		// With the address here by another hand, this machine answers for it: the other data node must know its hardware address. Without a place for
+		// it now, what is held is still to be taken away where it was put.
+		if k.placed = errors.Is(err, ErrNotOurs); k.placed || !k.held {
+			k.place = p
+		}
 		k.closeSegment()
 		return k.fail(now, err)
 	}

@@ -229,6 +229,36 @@ func TestLinkThatComesBackIsAnnouncedOn(t *testing.T) {
 	})
 }
 
+// The interface loses its addresses, and with them the subnet of the virtual one, while this node holds that: it is taken away where it was put when the role
+// ends, and the node is ready for the next time.
+func TestAddressLeavesThoughItsSubnetHasGone(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.role.set(1)
+		r.after(time.Second)
+		addresses := r.host.all[1].Addresses
+		interfaces := func(addresses []HostAddress) []Interface {
+			i := r.host.all[1]
+			i.Addresses = addresses
+			return []Interface{r.host.all[0], i}
+		}
+		r.host.set(func(h *fakeHost) { h.broken, h.all = true, interfaces(nil) })
+		r.after(time.Second)
+		if s := r.Status()[0]; !s.Held || !strings.Contains(s.Problem, "in no subnet") {
+			t.Errorf("%+v", s)
+		}
+		r.role.set(0)
+		r.after(time.Second)
+		if r.host.has(testVIP) {
+			t.Error("the address is there after the role")
+		}
+		r.host.set(func(h *fakeHost) { h.all = interfaces(addresses) })
+		r.after(2 * idleEvery)
+		if s := r.Status()[0]; s.Held || s.Problem != "" || s.Interface != "eth0" {
+			t.Errorf("afterwards: %+v", s)
+		}
+	})
+}
+
 func TestLapseOfTheRoleNeedsNoProbe(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.role.set(1)
