@@ -80,7 +80,7 @@ func (a *Agent) notArmed(in *decide.Input, me, other *pb.NodeStatus, witnessApar
 	case !in.Record.Initialised():
 		return []string{"the cluster is not initialised yet"}
 	case !other.Reachable && witnessApart != "":
-		why = append(why, "the primary "+a.cfg.Other+" is not reachable from here, and there is no failover without the witness, "+a.cfg.Witness+": "+witnessApart+". Bring the primary back; "+lostForGood)
+		why = append(why, "there is no majority: the primary "+a.cfg.Other+" is not reachable from here, and there is no failover without the witness, "+a.cfg.Witness+": "+witnessApart+". Bring the primary back; "+lostForGood)
 	case !other.Reachable:
 		why = append(why, "the primary "+a.cfg.Other+" is not reachable from here: ask there, or wait for the failover")
 	case !serving:

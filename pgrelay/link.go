@@ -14,8 +14,13 @@ import (
 	"kineshim/pgwire"
 )
 
-// linkBuffer is the size of the chunks in which answers are passed on.
-const linkBuffer = 32 << 10
+const (
+	// linkBuffer is the size of the chunks in which answers are passed on.
+	linkBuffer = 32 << 10
+	// maxRecord is the same with TLS, and so the largest record. libpq reads 8 KB of one at a time, which is PostgreSQL's own largest, and programs that wait
+	// on its socket by themselves, as pg_basebackup and walreceivers do, do not see what is left of a larger one: they wait for ever.
+	maxRecord = 8 << 10
+)
 
 // SQLSTATEs of refusals.
 const (
@@ -187,7 +192,11 @@ func (l *link) refuse(sqlState, message, hint string) {
 
 // answer passes on what PostgreSQL sends. The session is checked after each chunk has been gathered, and before the client sees it.
 func (l *link) answer(ctx context.Context, server net.Conn, session Session) {
-	buf := make([]byte, linkBuffer)
+	size := linkBuffer
+	if l.encrypted() != nil {
+		size = maxRecord
+	}
+	buf := make([]byte, size)
 	for {
 		n, err := server.Read(buf)
 		if n > 0 {

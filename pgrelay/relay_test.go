@@ -477,6 +477,56 @@ func TestClientsThatAskForTLSGetIt(t *testing.T) {
 	awaitLinks(t, r, 1) // the one in clear
 }
 
+// records notes the length of the largest TLS record that is read.
+type records struct {
+	net.Conn
+	head    []byte
+	left    int
+	largest int
+}
+
+func (r *records) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	for rest := b[:n]; len(rest) > 0; {
+		if skip := min(r.left, len(rest)); skip > 0 {
+			r.left, rest = r.left-skip, rest[skip:]
+			continue
+		}
+		r.head, rest = append(r.head, rest[0]), rest[1:]
+		if len(r.head) == 5 { // type, version, length
+			r.left = int(binary.BigEndian.Uint16(r.head[3:]))
+			r.largest, r.head = max(r.largest, r.left), nil
+		}
+	}
+	return n, err
+}
+
+// libpq sees no more than 8 KB of a record at a time.
+func TestRecordsAreNoLargerThanPostgreSQLs(t *testing.T) {
+	ca, err := pki.NewAuthority("c", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newFakePostgres(t)
+	_, at := start(t, &fakeGate{}, p.socket, withTLS(t, ca))
+	raw := dial(t, at)
+	write(t, raw, binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, pgwire.SSLRequest))
+	read(t, raw, "S")
+	seen := &records{Conn: raw}
+	client := tls.Client(seen, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"postgresql"}})
+	write(t, client, startup("clerk", "shop"))
+	server := p.accept(t)
+	const size = 8 << 20
+	go func() { _, _ = server.Write(make([]byte, size)) }()
+	if _, err := io.CopyN(io.Discard, client, size); err != nil {
+		t.Fatal(err)
+	}
+	const overhead = 256 // RFC 8446, 5.2
+	if seen.largest > 8<<10+overhead || seen.largest < 4<<10 {
+		t.Errorf("the largest record has %d bytes", seen.largest)
+	}
+}
+
 // echo has PostgreSQL say something, and returns it.
 func echo(t *testing.T, server net.Conn, text string) string {
 	t.Helper()

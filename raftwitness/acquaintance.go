@@ -16,8 +16,8 @@ type acquaintance interface {
 	admit(hello) error
 	// met judges the answer of the server that was called; it returns nil if the connection may be used.
 	met(server string, r helloReply) error
-	// refusedBy notes that the server refuses this voter, or is void.
-	refusedBy(server, why string)
+	// refusedBy notes that the server refuses this voter, or is void, with its answer.
+	refusedBy(server string, r helloReply)
 	// mayCall returns nil if this voter may speak to others.
 	mayCall() error
 }
@@ -205,10 +205,16 @@ func (n *Node) refuse(server string, m record.Member, b breach, why string) erro
 	return r
 }
 
-func (n *Node) refusedBy(server, why string) {
+// refusedBy believes what is known of the server rather than the reason that it gives: one that was wiped may know neither this voter nor that it was.
+func (n *Node) refusedBy(server string, r helloReply) {
+	if b, why := n.memory.of(server).judge(r.Claim); b != "" {
+		m, _ := n.voterOf(server)
+		_ = n.refuse(server, m.Member, b, why) // the connection has failed already
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.refusals[server] = refused{why, time.Now()}
+	n.refusals[server] = refused{r.Error, time.Now()}
 }
 
 // apart says of the voters that were refused, or have refused, lately, or that have not joined yet, why, by name.

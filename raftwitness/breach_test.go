@@ -131,6 +131,25 @@ func TestRestartedVotersAreNotRefused(t *testing.T) {
 	}
 }
 
+// A witness that was wiped after another member was enrolled anew knows that one no more, and refuses it: the operator is told what it lacks, not that.
+func TestWipedWitnessThatKnowsNobodyIsCalledWiped(t *testing.T) {
+	t.Parallel()
+	c, _ := startCluster(t, testPromise)
+	c.initialise()
+	c.acquainted()
+	n, server := c.node("a"), c.ids["w"].ServerID
+	blank := c.node("w").claim()
+	n.refusedBy(server, helloReply{Server: server, Error: `"a-2" is not a voter of this cluster`, Claim: blank})
+	if got := n.apart()["w"]; !strings.Contains(got, "is not a voter") {
+		t.Errorf("by the witness that is known: %q", got)
+	}
+	blank.Log = "another"
+	n.refusedBy(server, helloReply{Server: server, Error: `"a-2" is not a voter of this cluster`, Claim: blank})
+	if got := n.apart()["w"]; !strings.Contains(got, "was wiped") || !strings.Contains(got, "shimctl witness replace") {
+		t.Errorf("by one with another log: %q", got)
+	}
+}
+
 func TestWipedWitnessIsRefused(t *testing.T) {
 	t.Parallel()
 	c, _ := startCluster(t, testPromise)

@@ -383,7 +383,7 @@ func (g *group) introduce(c net.Conn, server, address string, h hello) (helloRep
 	if err == nil && r.Error != "" {
 		err = fmt.Errorf("%s at %s refuses: %s", server, address, r.Error)
 		if g.who != nil && r.Server == server {
-			g.who.refusedBy(server, r.Error)
+			g.who.refusedBy(server, r)
 		}
 	}
 	if g.who != nil && (err == nil || r.Breach != "") {
