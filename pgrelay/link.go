@@ -116,8 +116,7 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}) // fails on closed ones only
 	}
 	_ = l.raw.SetDeadline(time.Now().Add(beginWithin)) // fails on closed ones only
-	encrypted := false
-	for range 3 { // GSS, TLS, and then the startup itself
+	for range 3 {                                      // GSS, TLS, and then the startup itself
 		packet, code, err := pgwire.ReadStartup(from)
 		if err != nil {
 			return nil, nil
@@ -131,7 +130,7 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 				return nil, nil
 			}
 			answer := byte('N')
-			if code == pgwire.SSLRequest && l.relay.cfg.TLS != nil && !encrypted {
+			if code == pgwire.SSLRequest && l.relay.cfg.TLS != nil && l.encrypted() == nil {
 				answer = 'S'
 			}
 			if _, err := l.client.Write([]byte{answer}); err != nil {
@@ -141,7 +140,6 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 				if from = l.encrypt(ctx); from == nil {
 					return nil, nil
 				}
-				encrypted = true
 			}
 			continue
 		}
@@ -153,7 +151,7 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 		switch {
 		case !l.relay.cfg.Proven && !l.relay.allowedFrom(l.client.RemoteAddr()):
 			err = fmt.Errorf("connections from %s are not let in", l.client.RemoteAddr())
-		case l.relay.cfg.NoPlainText && !encrypted:
+		case l.relay.cfg.NoPlainText && l.encrypted() == nil:
 			err = errors.New("connections without TLS are not let in: sslmode=require")
 		default:
 			err = l.relay.admit(params)

@@ -425,6 +425,15 @@ func TestNobodyKeepsTheOthersOut(t *testing.T) {
 	connected(t, p, at)
 }
 
+func newAuthority(t *testing.T) *pki.Authority {
+	t.Helper()
+	ca, err := pki.NewAuthority("c", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
 // withTLS has the relay show a certificate for localhost.
 func withTLS(t *testing.T, ca *pki.Authority) func(*Config) {
 	t.Helper()
@@ -442,10 +451,7 @@ func withTLS(t *testing.T, ca *pki.Authority) func(*Config) {
 }
 
 func TestClientsThatAskForTLSGetIt(t *testing.T) {
-	ca, err := pki.NewAuthority("c", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := newAuthority(t)
 	p := newFakePostgres(t)
 	r, at := start(t, &fakeGate{}, p.socket, withTLS(t, ca))
 	connected(t, p, at) // in clear, as nothing forbids it
@@ -503,10 +509,7 @@ func (r *records) Read(b []byte) (int, error) {
 
 // libpq sees no more than 8 KB of a record at a time.
 func TestRecordsAreNoLargerThanPostgreSQLs(t *testing.T) {
-	ca, err := pki.NewAuthority("c", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := newAuthority(t)
 	p := newFakePostgres(t)
 	_, at := start(t, &fakeGate{}, p.socket, withTLS(t, ca))
 	raw := dial(t, at)
@@ -551,10 +554,7 @@ func awaitLinks(t *testing.T, r *Relay, want int) {
 }
 
 func TestPlainTextIsRefusedIfItIsToBe(t *testing.T) {
-	ca, err := pki.NewAuthority("c", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := newAuthority(t)
 	p := newFakePostgres(t)
 	_, at := start(t, &fakeGate{}, p.socket, withTLS(t, ca), func(c *Config) { c.NoPlainText = true })
 	c := dial(t, at)
@@ -580,10 +580,7 @@ func TestRealPostgreSQLThroughARealDriver(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	ca, err := pki.NewAuthority("c", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := newAuthority(t)
 	roots := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(roots, []byte(ca.PEM()), 0o600); err != nil {
 		t.Fatal(err)

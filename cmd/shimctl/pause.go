@@ -50,6 +50,14 @@ func (a *app) resumeCommand() *cobra.Command {
 }
 
 func (a *app) setPaused(ctx context.Context, paused bool) error {
+	return a.putDown(ctx, func(ctx context.Context, c proto.ControlClient) error {
+		_, err := c.SetPaused(ctx, &proto.SetPausedRequest{Paused: paused, Operator: operator()})
+		return err
+	})
+}
+
+// putDown has a node record the operator's word.
+func (a *app) putDown(ctx context.Context, word func(context.Context, proto.ControlClient) error) error {
 	n, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -57,7 +65,7 @@ func (a *app) setPaused(ctx context.Context, paused bool) error {
 	defer n.close()
 	ask, cancel := context.WithTimeout(ctx, a.timeout+recordGrace)
 	defer cancel()
-	if _, err := n.control.SetPaused(ask, &proto.SetPausedRequest{Paused: paused, Operator: operator()}); err != nil {
+	if err := word(ask, n.control); err != nil {
 		return explainCall(n.socket, err)
 	}
 	return nil

@@ -33,15 +33,12 @@ soon as it is back with the others. Who is revoked: shimctl history, or shimctl 
 }
 
 func (a *app) revoke(ctx context.Context, name string) error {
-	n, err := a.open(ctx)
+	err := a.putDown(ctx, func(ctx context.Context, c proto.ControlClient) error {
+		_, err := c.Revoke(ctx, &proto.RevokeRequest{Name: name, Operator: operator()})
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	defer n.close()
-	ask, cancel := context.WithTimeout(ctx, a.timeout+recordGrace)
-	defer cancel()
-	if _, err := n.control.Revoke(ask, &proto.RevokeRequest{Name: name, Operator: operator()}); err != nil {
-		return explainCall(n.socket, err)
 	}
 	fmt.Fprintf(a.stdout, "The credentials of %s are refused from now on. New ones, under another name: kineshim operator NAME\n", name)
 	return nil

@@ -42,7 +42,7 @@ func (g *Guests) welcome(raw net.Conn, info credentials.AuthInfo) {
 	}
 	id, err := pki.IDOf(t.State.PeerCertificates[0])
 	if err != nil {
-		return // the handshake's own checks let in who has no ID, or none
+		return // whether somebody without an ID is let in, the configuration says
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
