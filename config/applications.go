@@ -41,8 +41,10 @@ const (
 	// ownConnections are those of max_connections that kineshim must find free: its superuser's, its engine's (kine's own pool is 20), and those
 	// that are ending.
 	ownConnections        = 50
-	defaultMaxConnections = 100
-	maxApplications       = 100
+	defaultMaxConnections = 200
+	// AppsBeginning is how many connections of applications may be beginning, or be refused, besides those that they may have.
+	AppsBeginning   = 20
+	maxApplications = 100
 )
 
 // Networks are From.
@@ -130,8 +132,9 @@ func (m *mistakes) databases(n *Node) {
 	if v, err := strconv.Atoi(n.Postgres.Settings["max_connections"]); err == nil {
 		limit = v
 	}
-	if sum := n.Applications.TotalConnections(); sum+ownConnections > limit {
-		m.add("applications.databases", "%d connections in all, and %d for kineshim itself, are more than PostgreSQL's max_connections, %d: raise it in postgres.settings",
-			sum, ownConnections, limit)
+	// Twice: sessions whose clients are gone, and as many connections that have not said yet who they are, must not keep kineshim out.
+	if sum := n.Applications.TotalConnections(); 2*sum+AppsBeginning+ownConnections > limit {
+		m.add("applications.databases", "twice %d connections in all, %d that begin, and %d for kineshim itself, are more than PostgreSQL's max_connections, %d: raise it in postgres.settings",
+			sum, AppsBeginning, ownConnections, limit)
 	}
 }

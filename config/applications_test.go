@@ -48,7 +48,7 @@ func TestMistakesInApplications(t *testing.T) {
 		"{listen: [\":5432\"], accept_plain_text: true, databases: [{name: shop}]}":          "applications.databases.0.password_file",
 		"{listen: [\":5432\"], accept_plain_text: true, database: []}":                       "not found in type",
 		"{databases: [{name: a, password_file: /x}, {name: b, user: a, password_file: /x}]}": "applications.databases.1: the database or the user is named before",
-		"{databases: [{name: a, password_file: /x, connections: 51}]}":                       "applications.databases: 51 connections in all, and 50 for kineshim itself, are more than PostgreSQL's max_connections, 100",
+		"{databases: [{name: a, password_file: /x, connections: 66}]}":                       "applications.databases: twice 66 connections in all, 20 that begin, and 50 for kineshim itself, are more than PostgreSQL's max_connections, 200",
 		"{databases: [{name: a, password_file: /x, connections: -1}]}":                       "applications.databases.0.connections: -1 is less than 1",
 	} {
 		if _, err := load1(t, good+"applications: "+text+"\n"); err == nil || !strings.Contains(err.Error(), want) {

@@ -31,6 +31,8 @@ type User struct {
 	Name string
 	UID  int
 	GIDs []int
+	// ReadsAll: it may read all files and enter all directories (CAP_DAC_READ_SEARCH).
+	ReadsAll bool
 }
 
 // root may use everything.
@@ -64,16 +66,16 @@ func reach(files Files, u User, path string, bit fs.FileMode) error {
 		if err != nil {
 			return err
 		}
-		if !u.may(s, 1) {
-			return &denied{u.Name, "enter", dir, s}
+		if !u.ReadsAll && !u.may(s, 1) {
+			return &denied{u.Name, "enter", dir, 1, s}
 		}
 	}
 	s, err := files.Stat(path)
 	if err != nil {
 		return err
 	}
-	if !u.may(s, bit) {
-		return &denied{u.Name, map[fs.FileMode]string{4: "read", 2: "write", 1: "run"}[bit], path, s}
+	if !u.may(s, bit) && !(u.ReadsAll && bit == 4) {
+		return &denied{u.Name, map[fs.FileMode]string{4: "read", 2: "write", 1: "run"}[bit], path, bit, s}
 	}
 	return nil
 }
@@ -81,6 +83,7 @@ func reach(files Files, u User, path string, bit fs.FileMode) error {
 // denied is a file that a user may not use.
 type denied struct {
 	user, verb, path string
+	bit              fs.FileMode
 	stat             Stat
 }
 
@@ -88,9 +91,14 @@ func (d *denied) Error() string {
 	return fmt.Sprintf("%s cannot %s %s (mode %04o)", d.user, d.verb, d.path, d.stat.Mode.Perm())
 }
 
-// remedy is a command that lets the user's group use the file and nobody else.
+// remedy lets the user use the file, and takes it from nobody.
 func (d *denied) remedy() string {
-	if d.verb == "read" {
+	switch others := d.stat.GID != 0; {
+	case others && d.stat.Mode&(d.bit<<3) != 0:
+		return fmt.Sprintf("usermod -aG $(stat -c %%G %s) %s, and restart its service", d.path, d.user)
+	case d.verb == "enter" && (others || d.path == "/root"):
+		return fmt.Sprintf("others use %s: put a copy where %s may read it, as in /etc/kineshim, and name that", d.path, d.user)
+	case d.verb == "read":
 		return fmt.Sprintf("chgrp %s %s && chmod 640 %s", d.user, d.path, d.path)
 	}
 	return fmt.Sprintf("chgrp %s %s && chmod 750 %s", d.user, d.path, d.path)

@@ -96,6 +96,32 @@ func TestTheServiceCanUseWhatItsConfigurationNames(t *testing.T) {
 	expect(t, f.all, "FAIL apiserver.ca_file: // correct its path", "FAIL vips.0.hook: kineshim cannot run /usr/local/bin/move // chmod 750")
 }
 
+func TestRemediesTakeNothingFromOthers(t *testing.T) {
+	const key = "/etc/ssl/private/shim.key"
+	closed := fakeFiles{"/etc/ssl/private": {0, 110, fs.ModeDir | 0o710}, key: {0, 110, 0o640}}
+	for name, tc := range map[string]struct {
+		files fakeFiles
+		path  string
+		user  User
+		want  string
+	}{
+		"another group's directory":      {closed, key, kineshim, "usermod -aG $(stat -c %G /etc/ssl/private) kineshim"},
+		"in the group":                   {closed, key, User{Name: "kineshim", UID: 995, GIDs: []int{995, 110}}, ""},
+		"that reads all":                 {closed, key, User{Name: "kineshim", UID: 995, ReadsAll: true}, ""},
+		"another group's file":           {fakeFiles{"/etc/shim.key": {0, 110, 0o640}}, "/etc/shim.key", kineshim, "usermod -aG $(stat -c %G /etc/shim.key) kineshim"},
+		"a file that no group may read":  {fakeFiles{"/etc/shim.key": {0, 110, 0o600}}, "/etc/shim.key", kineshim, "chgrp kineshim /etc/shim.key"},
+		"root's home":                    {fakeFiles{"/root": {0, 0, fs.ModeDir | 0o700}, "/root/key": {0, 0, 0o600}}, "/root/key", kineshim, "put a copy where kineshim may read it"},
+		"a directory of another's alone": {fakeFiles{"/home/x": {1000, 1000, fs.ModeDir | 0o700}, "/home/x/key": {0, 0, 0o600}}, "/home/x/key", kineshim, "put a copy where kineshim may read it"},
+	} {
+		if got := remedyOf(reach(tc.files, tc.user, tc.path, 4)); (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+	if err := reach(closed, User{Name: "kineshim", UID: 995, ReadsAll: true}, key, 2); err == nil {
+		t.Error("who may read all may write")
+	}
+}
+
 func TestClientsAreShownAGoodCertificate(t *testing.T) {
 	a, err := pki.NewAuthority("c-1", time.Now())
 	if err != nil {

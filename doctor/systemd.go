@@ -61,6 +61,7 @@ func findServiceUser(u unit, dataDir string, files Files, users Users) serviceUs
 			name = "root"
 		}
 		if found, err := users.ByName(name); err == nil {
+			found.ReadsAll = u.has("cap_dac_read_search")
 			return serviceUser{found, true}
 		}
 		return serviceUser{}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"kineshim/failover/decide"
@@ -106,6 +107,9 @@ func (s ControlServer) Promote(ctx context.Context, in *pb.PromoteRequest) (*pb.
 		return a.switchover(ctx, in.Node)
 	}
 	r, err := a.cfg.Peer.Switchover(ctx, in)
+	if err != nil && !notSent(err) {
+		return nil, begun("%s, the primary, was asked to hand its role over, and its answer is missing (%s)", rec.Primary, status.Convert(err).Message())
+	}
 	if err != nil {
 		return &pb.PromoteResponse{Reason: fmt.Sprintf(
 			"the primary %s cannot be reached to hand its role over (%s). If it is dead, failover is automatic while the cluster is armed; "+
@@ -114,6 +118,14 @@ func (s ControlServer) Promote(ctx context.Context, in *pb.PromoteRequest) (*pb.
 	}
 	return r, nil
 }
+
+// notSent says whether a call never reached the other node.
+func notSent(err error) bool {
+	return status.Code(err) == codes.Unavailable && strings.Contains(strings.ToLower(err.Error()), "error while dialing")
+}
+
+// begun is the error for something that was begun, and may still come about.
+func begun(format string, args ...any) error { return status.Errorf(codes.Aborted, format, args...) }
 
 // PreviewForce says what a forced promotion of this node would lose.
 func (s ControlServer) PreviewForce(_ context.Context, in *pb.PreviewForceRequest) (*pb.PreviewForceResponse, error) {
@@ -145,7 +157,7 @@ func (a *Agent) previewForce() *pb.PreviewForceResponse {
 	case !in.Raft.Leads():
 		return no("this node has no majority: %s and the witness %s are both out of reach, or an election is under way. Bring the witness back, then try again", a.cfg.Other, a.cfg.Witness)
 	}
-	r := &pb.PreviewForceResponse{Possible: true, PrimarySilentMs: -1, Confirm: confirmToken(in.Record, a.instance)}
+	r := &pb.PreviewForceResponse{Possible: true, PrimarySilentMs: -1}
 	if t := a.local.obs.NewestCommit; !t.IsZero() {
 		r.NewestUnixMilli = t.UnixMilli()
 	}
@@ -161,12 +173,13 @@ func (a *Agent) previewForce() *pb.PreviewForceResponse {
 			}
 		}
 	}
+	r.Confirm = confirmToken(in.Record, a.instance, r)
 	return r
 }
 
-// confirmToken ties a confirmation to what the operator was shown.
-func confirmToken(r *record.Record, instance string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s", r.ClusterID, r.Primary, r.Epoch, instance))
+// confirmToken ties a confirmation to what the operator was shown: the loss stands still while the primary is silent.
+func confirmToken(r *record.Record, instance string, shown *pb.PreviewForceResponse) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s %t %d", r.ClusterID, r.Primary, r.Epoch, instance, shown.LossKnown, shown.LossBytes))
 	return hex.EncodeToString(sum[:6])
 }
 
@@ -195,14 +208,15 @@ func (a *Agent) force(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteRe
 			return &pb.PromoteResponse{Done: true, Epoch: rec.Epoch, TookMs: time.Since(began).Milliseconds()}, nil
 		}
 	}
-	return &pb.PromoteResponse{Reason: fmt.Sprintf("the promotion did not come about within %v; shimctl status and the log say what it waits for", forceTimeout)}, nil
+	return nil, begun("%s does not serve yet, after %v; shimctl status and the log say what it waits for", in.Node, forceTimeout)
 }
 
 // SetPaused suspends automatic failover, or ends that.
 func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
 	a := s.Agent
 	if a.store.Status().LeaderName == a.cfg.Other {
-		return a.cfg.Peer.SetPaused(ctx, in)
+		r, err := a.cfg.Peer.SetPaused(ctx, in)
+		return r, a.saidByLeader(err)
 	}
 	return a.setPaused(ctx, in)
 }
@@ -220,7 +234,8 @@ func (a *Agent) setPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.Set
 func (s ControlServer) Revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
 	a := s.Agent
 	if a.store.Status().LeaderName == a.cfg.Other {
-		return a.cfg.Peer.Revoke(ctx, in)
+		r, err := a.cfg.Peer.Revoke(ctx, in)
+		return r, a.saidByLeader(err)
 	}
 	return a.revoke(ctx, in)
 }
@@ -228,6 +243,15 @@ func (s ControlServer) Revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.Re
 func (a *Agent) revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
 	err := a.putDown(ctx, record.Command{Kind: record.Revoke, Node: in.Name, Why: "by " + in.Operator}, func(r *record.Record) bool { return r.IsRevoked(in.Name) })
 	return &pb.RevokeResponse{}, err
+}
+
+// saidByLeader is what the other node's answer to an operator's word means here.
+func (a *Agent) saidByLeader(err error) error {
+	if status.Code(err) != codes.Unavailable {
+		return err
+	}
+	return begun("%s, which leads, was asked, and its answer is missing (%s): whether it was recorded is not known; look at shimctl history, and repeat it",
+		a.cfg.Other, status.Convert(err).Message())
 }
 
 // putDown records an operator's word, on the node that leads, unless it is so already. That it is, only a leader with a majority knows: the record of a node that
@@ -244,10 +268,10 @@ func (a *Agent) putDown(ctx context.Context, c record.Command, already func(*rec
 	case Done:
 		return nil
 	case Unknown:
-		return status.Errorf(codes.Unavailable, "whether it was recorded is not known (%v): look at shimctl history, and repeat it", err)
+		return begun("whether it was recorded is not known (%v): look at shimctl history, and repeat it", err)
 	}
 	if !a.store.Status().Leader {
-		return status.Error(codes.Unavailable, "nobody leads: no majority is reachable, or an election is under way, so nothing can be recorded; see shimctl status")
+		return status.Error(codes.FailedPrecondition, "nobody leads: no majority is reachable, or an election is under way, so nothing can be recorded; see shimctl status")
 	}
 	return status.Error(codes.FailedPrecondition, err.Error())
 }

@@ -135,7 +135,7 @@ func (a *Agent) replace(ctx context.Context, q *pb.ReplaceRequest, r *pb.Replace
 		rec, _ = a.store.Record()
 		return rec, nil
 	case Unknown:
-		return nil, status.Errorf(codes.Unavailable, "whether %s was enrolled anew is not known (%v): look at shimctl status, and run this again", q.Node, err)
+		return nil, begun("whether %s was enrolled anew is not known (%v): look at shimctl status, and run this again", q.Node, err)
 	}
 	r.Reason = err.Error()
 	return nil, nil

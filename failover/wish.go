@@ -106,7 +106,7 @@ func (a *Agent) switchover(ctx context.Context, to string) (*pb.PromoteResponse,
 		case rec.Primary == a.cfg.Self && over:
 			return refuse("%s has not taken over; %s goes on as primary. shimctl status and the logs of both say why", to, a.cfg.Self)
 		case time.Since(began) > 3*switchTimeout:
-			return refuse("%s took the role over but does not answer yet; see shimctl status", to)
+			return nil, begun("%s took the role over, and does not serve yet", to)
 		}
 	}
 }

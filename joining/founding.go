@@ -142,7 +142,10 @@ func (f *Founding) Admit(q Request, key []byte, from string, now time.Time) (gue
 			return guest, false, fmt.Errorf("this token was used already, by %s (%s, seen at %s) on %s: each machine needs one of its own. If that machine is not to be the %s: on %s: kineshim token --for %s",
 				g.Name, g.Host, g.From, g.At.UTC().Format(time.DateTime), Words(inv.Role), f.Founder.Name, inv.Role)
 		}
-		return *g, false, nil
+		if f.Complete() { // the others know it as it is
+			return *g, false, nil
+		}
+		return f.correct(inv, q)
 	}
 	if now.After(inv.Expires) {
 		return guest, false, fmt.Errorf("this token ended on %s; by the clock of %s it is %s. For a new one, there: kineshim token",
@@ -161,13 +164,34 @@ func (f *Founding) Admit(q Request, key []byte, from string, now time.Time) (gue
 	return guest, true, nil
 }
 
+// correct takes what a guest that comes again says of itself now, as long as nobody else has been told of it.
+func (f *Founding) correct(inv *Invitation, q Request) (guest Guest, changed bool, err error) {
+	guest = *inv.Guest
+	p := raftwitness.Peer{Member: record.Member{Name: q.Name, Role: inv.Role, ServerID: guest.ServerID}, Raft: q.Raft, Peer: q.Peer, Postgres: q.Postgres}
+	if p == guest.Peer {
+		return guest, false, nil
+	}
+	if err := f.fits(p); err != nil {
+		return guest, false, err
+	}
+	if p.Name != guest.Name {
+		p.ServerID = raftwitness.NewServerID(p.Name)
+	}
+	guest.Peer = p
+	if q.Dry {
+		return guest, false, nil
+	}
+	inv.Guest = &guest
+	return guest, true, nil
+}
+
 // HostOf is the host of host:port; "" if it is none.
 func HostOf(address string) string {
 	host, _, _ := net.SplitHostPort(address)
 	return host
 }
 
-// fits says why a newcomer cannot be a member beside those that are known.
+// fits says why a newcomer, or one that has another name or other addresses now, cannot be a member beside the others.
 func (f *Founding) fits(p raftwitness.Peer) error {
 	addresses := []string{p.Raft}
 	if p.Role == record.Data {
@@ -179,6 +203,9 @@ func (f *Founding) fits(p raftwitness.Peer) error {
 		}
 	}
 	for _, other := range f.Peers() {
+		if other.ServerID == p.ServerID {
+			continue
+		}
 		if other.Name == p.Name {
 			return fmt.Errorf("the member at %s is called %q already: give this machine another name with --name", HostOf(other.Raft), p.Name)
 		}

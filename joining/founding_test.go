@@ -83,6 +83,43 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
+// A name or an address that was wrong can be put right by joining again, until the others have been told.
+func TestGuestCorrectsItselfUntilTheOthersKnowIt(t *testing.T) {
+	f, data, witness := founding(t)
+	key := []byte("b's key")
+	admit := func(q Request, key []byte) (Guest, bool) {
+		t.Helper()
+		g, changed, err := f.Admit(q, key, "10.0.0.2", noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g, changed
+	}
+	first, _ := admit(dataRequest(data, "b", "192.168.0.2"), key)
+	if _, changed := admit(dataRequest(data, "b", "192.168.0.2"), key); changed {
+		t.Error("the same again is a change")
+	}
+	dry := dataRequest(data, "b", "10.0.0.2")
+	dry.Dry = true
+	if g, changed := admit(dry, key); changed || g.Raft != "10.0.0.2:2384" || f.Peers()[1].Raft != "192.168.0.2:2384" {
+		t.Errorf("dry: %+v, %t, %+v", g, changed, f.Peers())
+	}
+	g, changed := admit(dataRequest(data, "b", "10.0.0.2"), key)
+	if !changed || g.Raft != "10.0.0.2:2384" || g.Postgres != "10.0.0.2:5433" || g.ServerID != first.ServerID || f.Peers()[1] != g.Peer {
+		t.Errorf("another address: %+v, %t, %+v", g, changed, f.Peers())
+	}
+	if g, _ := admit(dataRequest(data, "box", "10.0.0.2"), key); g.Name != "box" || g.ServerID == first.ServerID || len(f.Peers()) != 2 {
+		t.Errorf("another name: %+v, %+v", g, f.Peers())
+	}
+	if _, _, err := f.Admit(dataRequest(data, "a", "10.0.0.2"), key, "", noon); err == nil || !strings.Contains(err.Error(), `called "a" already`) {
+		t.Errorf("the founder's name: %v", err)
+	}
+	admit(Request{Secret: witness.Secret[:], Name: "w", Raft: "10.0.0.3:2384"}, []byte("w's key"))
+	if g, changed := admit(dataRequest(data, "late", "10.0.0.9"), key); changed || g.Name != "box" {
+		t.Errorf("when all three are known: %+v, %t", g, changed)
+	}
+}
+
 func TestDryAdmissionChangesNothing(t *testing.T) {
 	f, token, _ := founding(t)
 	q := dataRequest(token, "b", "10.0.0.2")

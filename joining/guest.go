@@ -49,7 +49,10 @@ type Visit struct {
 
 // Check asks whether the founder would take the guest, and changes nothing on either side.
 func (v Visit) Check(ctx context.Context) (Answer, Request, error) {
-	key, err := pki.NewKey()
+	key, err := v.kept()
+	if err == nil && key == nil {
+		key, err = pki.NewKey()
+	}
 	if err != nil {
 		return Answer{}, v.Request, err
 	}
@@ -202,36 +205,47 @@ type visit struct {
 	Key    string `json:"key"`
 }
 
-// key is the guest's for this token: the one of an earlier visit, or a new one, which is durable before it is used.
-func (v Visit) key() (*ecdsa.PrivateKey, error) {
-	path := filepath.Join(v.Dir, visitFile)
-	h := hash(v.Token.Secret[:])
+// kept is the key of an earlier visit with this token; nil: there was none.
+func (v Visit) kept() (*ecdsa.PrivateKey, error) {
 	var kept visit
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(v.path())
 	if err == nil {
 		err = json.Unmarshal(b, &kept)
 	}
 	switch {
-	case err == nil && bytes.Equal(kept.Secret, h):
-		return pki.DecodeKey([]byte(kept.Key))
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("read %s: %w", path, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", v.path(), err)
+	case !bytes.Equal(kept.Secret, hash(v.Token.Secret[:])):
+		return nil, nil
 	}
-	key, err := pki.NewKey()
-	if err != nil {
+	return pki.DecodeKey([]byte(kept.Key))
+}
+
+func (v Visit) path() string { return filepath.Join(v.Dir, visitFile) }
+
+// key is the guest's for this token: the one of an earlier visit, or a new one, which is durable before it is used.
+func (v Visit) key() (*ecdsa.PrivateKey, error) {
+	key, err := v.kept()
+	if err != nil || key != nil {
+		return key, err
+	}
+	if key, err = pki.NewKey(); err != nil {
 		return nil, err
 	}
 	text, err := pki.EncodeKey(key)
 	if err != nil {
 		return nil, err
 	}
-	if b, err = json.Marshal(visit{Secret: h, Key: string(text)}); err != nil {
+	b, err := json.Marshal(visit{Secret: hash(v.Token.Secret[:]), Key: string(text)})
+	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(v.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := renameio.WriteFile(path, append(b, '\n'), 0o600); err != nil {
+	if err := renameio.WriteFile(v.path(), append(b, '\n'), 0o600); err != nil {
 		return nil, fmt.Errorf("keep the key for joining: %w", err)
 	}
 	return key, nil
@@ -239,7 +253,7 @@ func (v Visit) key() (*ecdsa.PrivateKey, error) {
 
 // Forget removes what was kept for the visit, once the guest is enrolled.
 func (v Visit) Forget() error {
-	err := os.Remove(filepath.Join(v.Dir, visitFile))
+	err := os.Remove(v.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

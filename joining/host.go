@@ -3,7 +3,6 @@ package joining
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -127,12 +126,9 @@ func (h *Host) enrol(f *Founding, guest Guest, csr []byte, now time.Time) (*raft
 
 // keyOf is by what a guest is known: the hash of the public key in its request, which it has proved to have the private one of.
 func keyOf(csr []byte) ([]byte, error) {
-	r, err := x509.ParseCertificateRequest(csr)
-	if err == nil {
-		err = r.CheckSignature()
-	}
+	r, err := pki.ParseRequest(csr)
 	if err != nil {
-		return nil, errors.Join(errors.New("the certificate request is damaged"), err)
+		return nil, err
 	}
 	h := sha256.Sum256(r.RawSubjectPublicKeyInfo)
 	return h[:], nil

@@ -9,9 +9,12 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"kineshim/pgwire"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -114,6 +117,13 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 		SetKeepAliveConfig(net.KeepAliveConfig) error
 	}); ok {
 		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}) // fails on closed ones only
+	}
+	if s, ok := l.raw.(syscall.Conn); ok {
+		if c, err := s.SyscallConn(); err == nil { // both fail on closed ones only
+			_ = c.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged.Milliseconds()))
+			})
+		}
 	}
 	_ = l.raw.SetDeadline(time.Now().Add(beginWithin)) // fails on closed ones only
 	for range 3 {                                      // GSS, TLS, and then the startup itself

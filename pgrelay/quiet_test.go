@@ -27,6 +27,11 @@ func TestRefusalsAreNotLoggedEachTime(t *testing.T) {
 			t.Errorf("%d lines:\n%s", n, &log)
 		}
 		log.Reset()
+		r.refused(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 8), Port: 1}, errors.New(strings.Repeat("of his own words ", 10_000)))
+		if n := log.Len(); n < reasonMax || n > 2*reasonMax {
+			t.Errorf("a long reason is logged with %d bytes", n)
+		}
+		log.Reset()
 		time.Sleep(time.Minute) // of the bubble's
 		r.refused(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 1}, errors.New("no such user"))
 		r.complain("too many", "bound", 1)

@@ -90,13 +90,17 @@ const (
 	lookEvery = 20 * time.Millisecond
 	// sayWithin bounds the sending of a refusal.
 	sayWithin = time.Second
-	// keepAlive finds a client that died without a word, within three of them.
-	keepAlive = 10 * time.Second
+	// keepAlive finds a client that died without a word, within three of them, and unacknowledged one to which something is on its way.
+	keepAlive, unacknowledged = 10 * time.Second, 20 * time.Second
 	// leftToOthers is how many connections no single address gets, or a quarter of all if that is less: one that connects and says nothing leaves that many
 	// to the others.
 	leftToOthers = 10
 	// maxStrangers bounds the connections from addresses that are not let in.
 	maxStrangers = 10
+	// reasonMax bounds what the log says of a refusal: clients have their names and their certificates' in it.
+	reasonMax = 300
+	// roleEnded is why connections are ended when a session is over.
+	roleEnded = "this node is the primary no more"
 	// acceptAgain is the pause after a failure to accept: out of descriptors, as a rule.
 	acceptAgain = 50 * time.Millisecond
 )
@@ -133,7 +137,7 @@ func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
 	for ctx.Err() == nil {
 		select {
 		case <-t.C:
-			r.cut((*link).over)
+			r.cut((*link).over, roleEnded)
 		case <-ctx.Done():
 		}
 	}
@@ -143,7 +147,7 @@ func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
 	ended := make(chan struct{})
 	go func() { all.Wait(); close(ended) }()
 	for { // what is accepted at the last moment too
-		r.cut(func(*link) bool { return true })
+		r.cut(func(*link) bool { return true }, "kineshim stops")
 		select {
 		case <-ended:
 			return nil
@@ -153,7 +157,7 @@ func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
 }
 
 // cut ends the connections for which due says so.
-func (r *Relay) cut(due func(*link) bool) {
+func (r *Relay) cut(due func(*link) bool, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
@@ -167,16 +171,23 @@ func (r *Relay) cut(due func(*link) bool) {
 		}
 	}
 	if n > 0 {
-		r.log.Info("connections to PostgreSQL are ended: a role has changed, or kineshim stops", "connections", n)
+		r.log.Info("connections to PostgreSQL are ended", "why", why, "connections", n)
 	}
 }
 
-// Cut ends the connections with TLS for which unwelcome says so, by what was shown in their handshakes.
-func (r *Relay) Cut(unwelcome func(tls.ConnectionState) bool) {
+// Cut ends the connections with TLS for which unwelcome says so, by what was shown in their handshakes; why is for the log.
+func (r *Relay) Cut(unwelcome func(tls.ConnectionState) bool, why string) {
 	r.cut(func(l *link) bool {
 		c := l.encrypted()
 		return c != nil && unwelcome(c.ConnectionState())
-	})
+	}, why)
+}
+
+// Count is how many connections are open, and how many were closed at once because there were too many.
+func (r *Relay) Count() (open int, refused uint64) {
+	open, refused = r.room.Count()
+	o, n := r.strangers.Count()
+	return open + o, refused + n
 }
 
 func (r *Relay) accept(ctx context.Context, ln net.Listener, all *sync.WaitGroup) {
@@ -223,8 +234,10 @@ func (r *Relay) complain(msg string, args ...any) {
 }
 
 // refused says which client was not let in, and why: its first time, and then now and then.
-func (r *Relay) refused(client net.Addr, why error) {
-	if line := r.said.Happened(time.Now(), turnstile.Source(client), why.Error()); line.Say {
+func (r *Relay) refused(client net.Addr, err error) {
+	why := err.Error()
+	why = why[:min(len(why), reasonMax)]
+	if line := r.said.Happened(time.Now(), turnstile.Source(client), why); line.Say {
 		r.log.Warn("a connection to PostgreSQL is refused", "client", client, "why", why, "unsaid", line.Unsaid)
 	}
 }

@@ -470,13 +470,13 @@ func TestClientsThatAskForTLSGetIt(t *testing.T) {
 	read(t, server, big)
 	go func() { _, _ = server.Write([]byte(big)) }()
 	read(t, client, big)
-	r.Cut(func(s tls.ConnectionState) bool { return s.Version != tls.VersionTLS13 })
+	r.Cut(func(s tls.ConnectionState) bool { return s.Version != tls.VersionTLS13 }, "a test")
 	read(t, client, echo(t, server, "still there"))
 	// One who does not read keeps nobody from being cut off.
 	go func() { _, _ = server.Write(make([]byte, 32<<20)) }()
 	time.Sleep(50 * time.Millisecond)
 	began := time.Now()
-	r.Cut(func(s tls.ConnectionState) bool { return s.Version == tls.VersionTLS13 })
+	r.Cut(func(s tls.ConnectionState) bool { return s.Version == tls.VersionTLS13 }, "a test")
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it took %v to cut the connection", took)
 	}

@@ -17,7 +17,7 @@ import (
 const (
 	// authorityLifetime is that of the authority's own certificate. To change it, all three members have to be enrolled anew, so it outlives them.
 	authorityLifetime = 30 * 365 * 24 * time.Hour
-	// backdated is how much earlier certificates begin than they were made, for clocks that differ.
+	// backdated is how much earlier members' certificates begin than they were made, for clocks that differ.
 	backdated = time.Hour
 	// serialBits is what RFC 5280 allows, and enough never to be guessed.
 	serialBits = 127
@@ -28,6 +28,10 @@ type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
+
+// always is when certificates begin whose beginning is looked at by those who also look at clocks, as PostgreSQL's programs do: one that was made when a clock was
+// ahead would be refused for as long as that was.
+var always = time.Unix(0, 0)
 
 // NewKey makes a private key: P-256, which OpenSSL, Go and old Raspberry Pis all know, and the latter in milliseconds.
 func NewKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
@@ -40,7 +44,7 @@ func NewAuthority(cluster string, now time.Time) (*Authority, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "kineshim cluster " + cluster},
-		NotBefore: now.Add(-backdated), NotAfter: now.Add(authorityLifetime),
+		NotBefore: always, NotAfter: now.Add(authorityLifetime),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	cert, err := sign(template, template, key.Public(), key)
@@ -72,7 +76,7 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.S
 // Issue makes a member's certificate for its public key, which begins now and ends after lifetime, but not after the authority itself.
 func (a *Authority) Issue(id ID, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	return a.issue(&x509.Certificate{
-		Subject: subject(id), URIs: id.uris(),
+		Subject: subject(id), URIs: id.uris(), NotBefore: now.Add(-min(backdated, lifetime)),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, pub, lifetime, now)
 }
@@ -81,10 +85,7 @@ func subject(id ID) pkix.Name { return pkix.Name{CommonName: id.Server} }
 
 func (a *Authority) issue(template *x509.Certificate, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	template.SerialNumber, template.KeyUsage, template.BasicConstraintsValid = serial(), x509.KeyUsageDigitalSignature, true
-	template.NotBefore, template.NotAfter = now.Add(-min(backdated, lifetime)), now.Add(lifetime)
-	if template.NotBefore.Before(a.cert.NotBefore) {
-		template.NotBefore = a.cert.NotBefore
-	}
+	template.NotAfter = now.Add(lifetime)
 	if template.NotAfter.After(a.cert.NotAfter) {
 		template.NotAfter = a.cert.NotAfter
 	}
@@ -106,15 +107,31 @@ func Request(key crypto.Signer) ([]byte, error) {
 
 // Answer issues a certificate to the member that has made the request.
 func (a *Authority) Answer(request []byte, id ID, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
-	r, err := x509.ParseCertificateRequest(request)
+	r, err := ParseRequest(request)
 	if err != nil {
-		return nil, fmt.Errorf("read a certificate request: %w", err)
+		return nil, err
 	}
-	if err := r.CheckSignature(); err != nil {
+	return a.Issue(id, r.PublicKey, lifetime, now)
+}
+
+// maxRequest bounds a certificate request; that of a P-256 key has some 250 bytes.
+const maxRequest = 1024
+
+// ParseRequest reads a certificate request, DER, of somebody who has its key. Whoever sends a long one, or one with an RSA key, which may be of any size, could have
+// this machine calculate for minutes.
+func ParseRequest(der []byte) (*x509.CertificateRequest, error) {
+	if len(der) > maxRequest {
+		return nil, fmt.Errorf("read a certificate request: it has %d bytes, more than %d", len(der), maxRequest)
+	}
+	r, err := x509.ParseCertificateRequest(der)
+	if err != nil {
 		return nil, fmt.Errorf("read a certificate request: %w", err)
 	}
 	if _, ok := r.PublicKey.(*ecdsa.PublicKey); !ok {
 		return nil, errors.New("read a certificate request: its key is not ECDSA")
 	}
-	return a.Issue(id, r.PublicKey, lifetime, now)
+	if err := r.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("read a certificate request: %w", err)
+	}
+	return r, nil
 }

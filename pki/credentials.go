@@ -109,14 +109,11 @@ func (c *Credentials) Renew(der []byte) error {
 
 // at is the time by which somebody's certificate is judged: whether it has ended, not whether it has begun. A Raspberry Pi without a clock begins in the past
 // until it hears of the time, if it ever does, and a witness that did not vote until then could take part in no election after a power cut.
-func (c *Credentials) at(leaf *x509.Certificate) time.Time {
-	t := time.Now()
-	for _, begun := range []time.Time{leaf.NotBefore, c.own.Load().cert.NotBefore} {
-		if t.Before(begun) {
-			t = begun
-		}
+func at(leaf *x509.Certificate) time.Time {
+	if t := time.Now(); !t.Before(leaf.NotBefore) {
+		return t
 	}
-	return t
+	return leaf.NotBefore
 }
 
 func (c *Credentials) certificate() *tls.Certificate {
@@ -141,9 +138,8 @@ func (c *Credentials) verify(s tls.ConnectionState, usage x509.ExtKeyUsage, acce
 		return errors.New("no certificate was shown")
 	}
 	leaf := s.PeerCertificates[0]
-	at := c.at(leaf)
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: c.roots, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: at}); err != nil {
-		return explain(leaf, err, at)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: c.roots, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: at(leaf)}); err != nil {
+		return explain(leaf, err, time.Now())
 	}
 	id, err := IDOf(leaf)
 	if err != nil {

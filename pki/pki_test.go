@@ -3,8 +3,11 @@ package pki
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -168,6 +171,50 @@ func TestACertificateFromTheFutureIsBelieved(t *testing.T) {
 	data, future := enrol(t, a, idA, 96*time.Hour, time.Now()), enrol(t, a, idW, time.Hour, time.Now().Add(48*time.Hour))
 	if ce, se := meet(t, future.Client(anybody), data.Server(anybody)); ce != nil || se != nil {
 		t.Error(ce, se)
+	}
+}
+
+// A node whose clock was years ahead has a certificate that begins then. It must not take everybody else's for ended when its clock is right again.
+func TestAClockThatWasAheadOnceDoesNotCutANodeOff(t *testing.T) {
+	a := authority(t, "c1")
+	ahead, witness := enrol(t, a, idA, 96*time.Hour, time.Now().AddDate(5, 0, 0)), enrol(t, a, idW, time.Hour, time.Now())
+	if ce, se := meet(t, witness.Client(anybody), ahead.Server(anybody)); ce != nil || se != nil {
+		t.Error(ce, se)
+	}
+	if ce, se := meet(t, ahead.Client(anybody), witness.Server(anybody)); ce != nil || se != nil {
+		t.Error(ce, se)
+	}
+}
+
+// libpq, and whoever else goes by its own clock, must believe what was made when this machine's clock was ahead.
+func TestPostgreSQLsCertificatesHaveAlwaysBegun(t *testing.T) {
+	ahead := time.Now().Add(8 * time.Hour)
+	a := must[*Authority](t)(NewAuthority("c1", ahead))
+	server := must[Pair](t)(a.ServerPair([]string{"a.example"}, time.Hour, ahead))
+	client := must[Pair](t)(a.ClientPair("kineshim_repl", ID{Cluster: "c1", Role: Replication, Server: "a-1"}, time.Hour, ahead))
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(a.PEM())
+	for _, p := range []Pair{server, client} {
+		block, _ := pem.Decode(p.Cert)
+		leaf := must[*x509.Certificate](t)(x509.ParseCertificate(block.Bytes))
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A long request, or one with an RSA key of any size, could keep a processor busy for minutes.
+func TestRequestsThatTakeLongAreRefusedUnread(t *testing.T) {
+	key := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
+	small := must[[]byte](t)(Request(key))
+	for what, der := range map[string][]byte{"its key is not ECDSA": small, "more than": make([]byte, maxRequest+1)} {
+		if _, err := ParseRequest(der); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want %q", err, what)
+		}
+	}
+	own := must[[]byte](t)(Request(must[*ecdsa.PrivateKey](t)(NewKey())))
+	if _, err := ParseRequest(own); err != nil || len(own) > maxRequest/2 {
+		t.Errorf("%d bytes: %v", len(own), err)
 	}
 }
 

@@ -24,6 +24,7 @@ func (a *Authority) ClientPair(role string, id ID, lifetime time.Duration, now t
 }
 
 func (a *Authority) pair(template *x509.Certificate, lifetime time.Duration, now time.Time) (Pair, error) {
+	template.NotBefore = always
 	key, err := NewKey()
 	if err != nil {
 		return Pair{}, err

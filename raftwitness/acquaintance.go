@@ -80,6 +80,13 @@ func (n *Node) mayCall() error {
 
 func (n *Node) admit(h hello) error {
 	id, mine := n.cfg.Identity, n.standing()
+	m, isVoter := n.voterOf(h.From)
+	switch {
+	case n.replaced(h.From): // its certificate still says who it was; no word of it counts any more
+		return n.refuseStranger(h.From)
+	case !isVoter && h.Renew != nil:
+		return fmt.Errorf("%q is not a voter of this cluster, as far as is known here: its certificate is not renewed", h.From)
+	}
 	if h.Ask {
 		return nil
 	}
@@ -95,10 +102,7 @@ func (n *Node) admit(h hello) error {
 		return err
 	}
 	newer := h.Claim.supersedes(mine) // what it knows of the voters holds
-	m, isVoter := n.voterOf(h.From)
 	switch {
-	case !isVoter && h.Renew != nil:
-		return fmt.Errorf("%q is not a voter of this cluster, as far as is known here: its certificate is not renewed", h.From)
 	case !isVoter && !newer:
 		return n.refuseStranger(h.From)
 	case h.To != id.ServerID:
@@ -155,6 +159,9 @@ func (n *Node) duplicate(h hello) string {
 
 func (n *Node) met(server string, r helloReply) error {
 	if r.Breach != "" {
+		if r.Server == "" || n.replaced(r.Server) { // whoever answers has to say who it is, and a voter that is void has no say
+			return nil
+		}
 		if r.Breach != superseded || !n.standing().supersedes(r.Claim.standing) {
 			n.setVoid(r.Breach, r.Error, r.Server)
 		}

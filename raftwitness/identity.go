@@ -56,11 +56,20 @@ func NewServerID(name string) string {
 	return name + "-" + hex.EncodeToString(b)
 }
 
+// clusterIDBytes is how long cluster IDs are; they are written in hexadecimal.
+const clusterIDBytes = 8
+
 // NewClusterID makes the ID of a new cluster.
 func NewClusterID() string {
-	b := make([]byte, 8)
+	b := make([]byte, clusterIDBytes)
 	rand.Read(b)
 	return hex.EncodeToString(b)
+}
+
+// IsClusterID says whether the name is one that NewClusterID makes.
+func IsClusterID(name string) bool {
+	b, err := hex.DecodeString(name)
+	return err == nil && len(b) == clusterIDBytes
 }
 
 // LoadIdentity reads dir/identity.json. It returns ErrNotEnrolled if there is none.

@@ -128,6 +128,9 @@ func (n *Node) dial(address string, timeout time.Duration) (net.Conn, error) {
 	if err := n.mayCall(); err != nil {
 		return nil, err
 	}
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		n.cfg.Listener.greeting.Know(host)
+	}
 	c, err := n.cfg.Dial(address, timeout)
 	if err == nil {
 		return c, nil

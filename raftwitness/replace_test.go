@@ -1,6 +1,7 @@
 package raftwitness
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -140,6 +141,46 @@ func TestLiveWitnessIsReplaced(t *testing.T) {
 	c.start("w")
 	c.counts(c.ids["a"].ServerID, c.ids["b"].ServerID, id.ServerID)
 	c.agree()
+}
+
+// Whoever has the key of a member that was replaced, as of a witness that was stolen, is listened to no more, whatever it says.
+func TestNoWordOfAReplacedVoterCounts(t *testing.T) {
+	t.Parallel()
+	c, _ := startCluster(t, testPromise)
+	c.initialise()
+	c.lead("a")
+	c.agree()
+	c.stop("w")
+	old := c.ids["w"].ServerID
+	c.replaceInRecord("w")
+	c.agree()
+	b := c.node("b")
+	far := claim{Log: "l", Life: 1, Nonce: "n", standing: standing{Generation: 99, GenerationID: "x", Incarnation: 1_000_000_000}}
+	for name, h := range map[string]hello{
+		"that this voter is void":      {Void: "x", Claim: far},
+		"that it knows more":           {Claim: far},
+		"that it wants to know":        {Ask: true},
+		"that it wants a certificate":  {Ask: true, Renew: []byte("x")},
+		"that it is one of the voters": {},
+	} {
+		h.Cluster, h.From, h.To, h.Promise = c.ids["b"].ClusterID, old, c.ids["b"].ServerID, testPromise
+		var r *refusal
+		if err := b.admit(h); !errors.As(err, &r) || r.breach != superseded {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	stranger := hello{Cluster: c.ids["b"].ClusterID, From: "w-99999999", To: c.ids["b"].ServerID, Promise: testPromise, Ask: true, Renew: []byte("x")}
+	if err := b.admit(stranger); err == nil || !strings.Contains(err.Error(), "is not renewed") {
+		t.Errorf("a stranger's certificate: %v", err)
+	}
+	for _, server := range []string{old, ""} {
+		if err := b.met(c.ids["a"].ServerID, helloReply{Server: server, Breach: wiped, Error: "x"}); err != nil {
+			t.Error(err)
+		}
+	}
+	if v := b.Void(); v != nil {
+		t.Errorf("%+v", v)
+	}
 }
 
 // The leader ends after the record has changed, and before Raft's voters have, or in between: the next one goes on.

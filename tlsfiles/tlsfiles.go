@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -37,12 +38,20 @@ type Source struct {
 }
 
 // same says whether a file is the one that was seen before. One that took its place by a rename is another inode; one that was written anew has
-// another time, or, within the grain of the clock, as a rule another size.
+// another time, or, within the grain of the clock, as a rule another size; one that may be read now, and could not before, has changed as an inode only.
 func same(a, b fs.FileInfo) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && changed(a) == changed(b)
+}
+
+// changed is when a file was last changed as an inode, its owner and mode included.
+func changed(f fs.FileInfo) syscall.Timespec {
+	if s, ok := f.Sys().(*syscall.Stat_t); ok {
+		return s.Ctim
+	}
+	return syscall.Timespec{}
 }
 
 // Open reads the files. The error names each that is missing or broken.

@@ -200,6 +200,21 @@ func TestBrokenFilesLeaveWhatWasThereAndAreSaidOnce(t *testing.T) {
 	}
 }
 
+// An operator who corrects the mode of a file has not touched what is in it.
+func TestFileWhoseModeWasCorrectedIsAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	must(t, os.WriteFile(path, []byte("x"), 0o600))
+	before, err := os.Stat(path)
+	must(t, err)
+	time.Sleep(20 * time.Millisecond) // beyond the grain of the file system's clock
+	must(t, os.Chmod(path, 0o640))
+	after, err := os.Stat(path)
+	must(t, err)
+	if same(before, after) || !same(after, after) {
+		t.Error("it is taken for the same")
+	}
+}
+
 func TestClientsShowACertificateOfATrustedAuthority(t *testing.T) {
 	p := newPlace(t)
 	p.CA = filepath.Join(filepath.Dir(p.Cert), "ca")

@@ -16,19 +16,44 @@ type Turnstile struct {
 	mu      sync.Mutex // guards the fields below
 	open    int
 	of      map[string]int // by source, those that have any
+	known   map[netip.Addr]bool
 	refused uint64
 }
 
 // New bounds connections at most in all, and mostOfOne from one source.
 func New(most, mostOfOne int) *Turnstile {
-	return &Turnstile{most: most, mostOfOne: mostOfOne, of: map[string]int{}}
+	return &Turnstile{most: most, mostOfOne: mostOfOne, of: map[string]int{}, known: map[netip.Addr]bool{}}
+}
+
+// Know has the host, if it is an address, counted for itself: what others in its IPv6 network have open takes nothing of its room.
+func (t *Turnstile) Know(host string) {
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.known[plain(a)] = true
+}
+
+// plain is an address as it is compared.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// source is whom a connection is counted for; t.mu is held.
+func (t *Turnstile) source(from net.Addr) string {
+	if len(t.known) > 0 && from != nil {
+		if at, err := netip.ParseAddrPort(from.String()); err == nil && t.known[plain(at.Addr())] {
+			return plain(at.Addr()).String()
+		}
+	}
+	return Source(from)
 }
 
 // Enter counts a connection in until leave is called, once, or says why there is no room for it.
 func (t *Turnstile) Enter(from net.Addr) (leave func(), err error) {
-	source := Source(from)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	source := t.source(from)
 	switch {
 	case t.open >= t.most:
 		err = fmt.Errorf("%d connections are open already", t.most)
@@ -73,7 +98,7 @@ func Source(addr net.Addr) string {
 	if err != nil {
 		return addr.String()
 	}
-	ip := at.Addr().Unmap().WithZone("")
+	ip := plain(at.Addr())
 	if ip.Is4() {
 		return ip.String()
 	}

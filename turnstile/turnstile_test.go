@@ -48,6 +48,24 @@ func TestOneSourceCannotKeepOthersOut(t *testing.T) {
 	}
 }
 
+// In an IPv6 network of one /64 everybody is one source: those that are known are not.
+func TestWhoIsKnownHasItsOwnRoom(t *testing.T) {
+	s := New(6, 2)
+	s.Know("2001:db8::2")
+	s.Know("a.example") // nothing is known of where that is
+	for _, step := range []struct {
+		from  addr
+		enter bool
+	}{
+		{"[2001:db8::1]:1", true}, {"[2001:db8::3]:1", true}, {"[2001:db8::4]:1", false},
+		{"[2001:db8::2]:1", true}, {"[2001:db8::2]:2", true}, {"[2001:db8::2]:3", false},
+	} {
+		if _, err := s.Enter(step.from); (err == nil) != step.enter {
+			t.Errorf("%s: %v", step.from, err)
+		}
+	}
+}
+
 func TestSourceIsTheHost(t *testing.T) {
 	for in, want := range map[addr]string{
 		"192.0.2.1:80": "192.0.2.1", "[::ffff:192.0.2.1]:80": "192.0.2.1", "[2001:db8:1:2:3::4]:80": "2001:db8:1:2::/64",

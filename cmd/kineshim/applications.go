@@ -20,8 +20,6 @@ const (
 	provisionLook = 250 * time.Millisecond
 	// provisionRetry is the pause after a failure, and provisionTimeout ends an attempt.
 	provisionRetry, provisionTimeout = 10 * time.Second, time.Minute
-	// beginning is how many connections may be beginning, or be refused, besides those that applications may have.
-	beginning = 20
 )
 
 // startApplications serves other applications' connections to PostgreSQL until stop is called, if there are any.
@@ -36,7 +34,7 @@ func (n *node) startApplications() (stop func() error, err error) {
 	}
 	cfg := pgrelay.Config{
 		For: "applications", Hint: "See applications in kineshim's configuration.",
-		Gate: applicationsGate{n.cfg.Name, n.agent.Gate()}, From: from, MaxConnections: apps.TotalConnections() + beginning, Log: n.log,
+		Gate: applicationsGate{n.cfg.Name, n.agent.Gate()}, From: from, MaxConnections: apps.TotalConnections() + config.AppsBeginning, Log: n.log,
 		Socket: n.pg.SocketPath(),
 	}
 	for _, d := range apps.Databases {
@@ -53,6 +51,7 @@ func (n *node) startApplications() (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.limits.count("applications", r)
 	stopRelay := n.background(func(ctx context.Context) error { return r.Run(ctx, lns) })
 	stopProvision := n.background(n.provision)
 	return func() error { return errors.Join(stopProvision(), stopRelay()) }, nil

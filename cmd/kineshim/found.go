@@ -65,11 +65,11 @@ func (o options) foundByTokens(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(stdout, "Cluster %s is being founded; this machine is its node %s, at %s.\n", tokens[0].Cluster, self.Name, joining.HostOf(self.Raft))
-	if _, err := s.start(ctx, stdout); err != nil {
-		return err
+	if _, err = s.start(ctx, stdout); err != nil {
+		err = fmt.Errorf("%w. The cluster is being founded all the same: when the cause is gone, systemctl start kineshim", err)
 	}
-	fmt.Fprint(stdout, instructions(tokens))
-	return nil
+	fmt.Fprint(stdout, instructions(tokens)) // nothing can show the same ones again
+	return err
 }
 
 // vips are those of the command line.

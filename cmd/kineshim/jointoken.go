@@ -92,8 +92,11 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 		return err
 	}
 	started, err := s.start(ctx, stdout)
-	if err != nil || !started {
-		return err
+	if err != nil {
+		return fmt.Errorf("%w. When the cause is gone, run this command again", err)
+	}
+	if !started {
+		return nil
 	}
 	return awaitArmed(ctx, s.cfg.ControlSocket, stdout)
 }

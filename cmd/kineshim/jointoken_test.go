@@ -244,6 +244,11 @@ func TestDryRunsChangeNothing(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+	for _, args := range [][]string{{"init", "--enrolments", "x", "--dry-run"}, {"join", "--dry-run", "b.json"}, {"token", "--dry-run"}, {"operator", "anna", "--dry-run"}, {"clean-up", "--config", "x", "--dry-run"}} {
+		if code, out := call(args...); code != 2 || !strings.Contains(out, "--dry-run is for init, and for join with a token") {
+			t.Errorf("%q: exit %d, %s", args, code, out)
+		}
+	}
 }
 
 func TestInitThatCannotBe(t *testing.T) {

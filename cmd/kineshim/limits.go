@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,14 @@ type limits struct {
 
 	log  *slog.Logger
 	said *quiet.Repeats
+
+	mu      sync.Mutex // guards counted
+	counted map[string]counter
+}
+
+// counter says how many connections are open, and how many were refused.
+type counter interface {
+	Count() (open int, refused uint64)
 }
 
 func newLimits(cfg config.Node, log *slog.Logger) *limits {
@@ -43,7 +52,7 @@ func newLimits(cfg config.Node, log *slog.Logger) *limits {
 			"limit", clients, "do", "raise LimitNOFILE of the service, or ulimit -n")
 		clients = room
 	}
-	return &limits{
+	l := &limits{
 		// No single machine takes more than three quarters, so that this node's own k3s can connect.
 		clients: turnstile.New(clients, clients-clients/4),
 		peers:   turnstile.New(peerConnections, peerConnectionsOfOne),
@@ -51,6 +60,18 @@ func newLimits(cfg config.Node, log *slog.Logger) *limits {
 		afar:    turnstile.New(peerConnections, peerConnectionsOfOne),
 		log:     log, said: quiet.New(quiet.Often),
 	}
+	if host, _, err := net.SplitHostPort(cfg.Members[cfg.Other()].Peer); err == nil {
+		l.peers.Know(host)
+	}
+	l.counted = map[string]counter{"client": l.clients, "peer": l.peers, "operator": l.afar}
+	return l
+}
+
+// count has metrics say of another listener too.
+func (l *limits) count(listener string, c counter) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counted[listener] = c
 }
 
 // descriptors is how many the process may have open. Go has raised it to what the system allows.
@@ -69,16 +90,18 @@ func clientRoom(cfg config.Node, descriptors int) int {
 		others += 2 * cfg.APIServer.MaxConnections // each has a side to the server
 	}
 	if len(cfg.Applications.Databases) > 0 {
-		others += 2 * (cfg.Applications.TotalConnections() + beginning)
+		others += 2 * (cfg.Applications.TotalConnections() + config.AppsBeginning)
 	}
 	return max(descriptors-others, fewestConnections)
 }
 
 // sample is what metrics say of them.
 func (l *limits) sample() map[string]nodemetrics.Connections {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	all := map[string]nodemetrics.Connections{}
-	for name, t := range map[string]*turnstile.Turnstile{"client": l.clients, "peer": l.peers} {
-		open, refused := t.Count()
+	for name, c := range l.counted {
+		open, refused := c.Count()
 		all[name] = nodemetrics.Connections{Open: open, Refused: refused}
 	}
 	return all

@@ -21,7 +21,7 @@ func TestDescriptorsAreLeftForTheNodeItself(t *testing.T) {
 		descriptors, want int
 	}{
 		"the unit's":               {plain, 65536, 65536 - ownDescriptors - 2*peerConnections - controlConnections},
-		"with all that it serves":  {loaded, 65536, 65536 - ownDescriptors - 2*peerConnections - controlConnections - 2000 - 2*(30+beginning)},
+		"with all that it serves":  {loaded, 65536, 65536 - ownDescriptors - 2*peerConnections - controlConnections - 2000 - 2*(30+config.AppsBeginning)},
 		"fewer than it needs":      {plain, 1024, fewestConnections},
 		"more than anybody counts": {plain, 1 << 30, 1<<30 - ownDescriptors - 2*peerConnections - controlConnections},
 	} {

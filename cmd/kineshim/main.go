@@ -229,6 +229,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, fmt.Errorf("--for=%s: data or witness", o.forRole)
 	case o.verb == "operator" && argument == "":
 		return o, errors.New("operator needs a name: kineshim operator NAME --may look")
+	case o.dryRun && !(o.verb == "init" && o.enrolments == "") && !(o.verb == "join" && argument == ""):
+		return o, errors.New("--dry-run is for init, and for join with a token: nothing else can only say what it would do. Nothing was changed")
 	case o.verb == "join" && joining.IsToken(argument):
 		return o, errors.New("everybody on this machine can read a command line: give the token on the standard input: echo TOKEN | kineshim join")
 	case fs.NArg() > 0:

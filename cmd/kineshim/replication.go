@@ -31,6 +31,7 @@ func (n *node) passReplication(r *pgrelay.Relay) (stop func() error, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("members.%s.postgres: %w", n.cfg.Name, err)
 	}
+	n.limits.count("replication", r)
 	return n.background(func(ctx context.Context) error { return r.Run(ctx, []net.Listener{ln}) }), nil
 }
 
@@ -51,7 +52,7 @@ func (n *node) showOut(ctx context.Context, r *pgrelay.Relay) error {
 		r.Cut(func(s tls.ConnectionState) bool {
 			id, err := pki.IDOf(s.PeerCertificates[0])
 			return err != nil || n.mayReplicate(id) != nil
-		})
+		}, "a member was replaced, or given up")
 		if closed > 0 {
 			n.log.Info("connections of a member that was replaced are closed", "connections", closed)
 		}

@@ -157,18 +157,20 @@ func (n *node) isMember(id pki.ID) error {
 // renewCertificates keeps this node's certificates from ending, until ctx does.
 func (n *node) renewCertificates(ctx context.Context) error {
 	said := quiet.New(quiet.Once) // each reason: it may stay so for months
-	note := func(what string, err error) {
+	note := func(what string, ends time.Time, err error) {
 		switch {
 		case err == nil:
 			said.Forget(what)
 		case ctx.Err() == nil && said.Happened(time.Now(), what, err.Error()).Say:
-			n.log.Warn(what+" could not be renewed yet: tried again and again", "error", err, "ends", n.security.credentials.Validity().NotAfter)
+			n.log.Warn(what+" could not be renewed yet: tried again and again", "error", err, "ends", ends)
 		}
 	}
 	for {
 		now := time.Now()
-		note("this node's certificate", n.security.renewOwn(now, n.log))
-		note("PostgreSQL's certificates", n.renewPostgres(ctx, now))
+		err := n.security.renewOwn(now, n.log)
+		note("this node's certificate", n.security.credentials.Validity().NotAfter, err)
+		err = n.renewPostgres(ctx, now)
+		note("PostgreSQL's certificates", n.security.replication.Load().NotAfter, err)
 		t := time.NewTimer(raftwitness.LookAtCertificate(n.security.credentials.Validity()))
 		select {
 		case <-ctx.Done():

@@ -141,7 +141,7 @@ func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
 		return false, nil
 	}
 	if err := unit.Start(ctx, service); err != nil {
-		return false, fmt.Errorf("%w\nsee journalctl -u kineshim; then run this command again", err)
+		return false, fmt.Errorf("%w\nsee journalctl -u kineshim", err)
 	}
 	fmt.Fprintf(stdout, "%s runs, and starts with the machine.\n", service)
 	return true, nil

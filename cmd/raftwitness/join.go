@@ -57,6 +57,9 @@ func (o options) joinByFile(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if e.Identity.Role != record.Witness {
+		return fmt.Errorf("%s is for the data node %q. On its machine: kineshim join %s", o.enrolment, e.Identity.Name, o.enrolment)
+	}
 	if _, err := os.Stat(o.config); errors.Is(err, fs.ErrNotExist) && o.name == "" {
 		o.name = e.Identity.Name
 	}
@@ -135,10 +138,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 	if err := s.Save(); err != nil {
 		return err
 	}
-	if err := save(s.cfg, e, stdout); err != nil {
-		return err
-	}
-	return v.Forget()
+	return save(s.cfg, e, stdout)
 }
 
 // settle says to the founder where this witness is reached: at the port that it listens on.

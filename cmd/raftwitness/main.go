@@ -21,6 +21,7 @@ import (
 	"kineshim/monitor"
 	"kineshim/priority"
 	"kineshim/raftwitness"
+	"kineshim/raftwitness/record"
 	"kineshim/sdnotify"
 	"kineshim/version"
 )
@@ -90,6 +91,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	}
 	switch {
 	case o.version:
+	case o.dryRun && (!o.join || o.enrolment != ""):
+		return o, errors.New("--dry-run is for join with a token: nothing else can only say what it would do. Nothing was changed")
 	case joining.IsToken(o.enrolment):
 		return o, errors.New("everybody on this machine can read a command line: give the token on the standard input: echo TOKEN | raftwitness join")
 	case o.config == "", fs.NArg() > 0:
@@ -157,7 +160,7 @@ func save(cfg config.Witness, e raftwitness.Enrolment, stdout io.Writer) error {
 	if renewed {
 		fmt.Fprintf(stdout, "%s is void from now on. Start raftwitness, or restart it if it runs.\n", old.ServerID)
 	}
-	return nil
+	return joining.Visit{Dir: dir}.Forget() // also one that came to nothing
 }
 
 // garbagePercent has the collector run at half the garbage that Go allows by default: from 2 MB of heap on instead of 4. A witness makes little of it, and its
@@ -166,7 +169,7 @@ const garbagePercent = 50
 
 // serve runs the groups of all clusters that this witness has joined, until ctx ends.
 func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
-	ids, err := identities(cfg.DataDir)
+	all, err := memberships(cfg.DataDir, log)
 	if err != nil {
 		return err
 	}
@@ -193,25 +196,25 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	known := voters{node: cfg.Name, started: time.Now(), listener: l}
 	var broken []error
 	var running []*raftwitness.Node
-	for dir, id := range ids {
-		glog := log.With("cluster", id.ClusterID)
-		n, err := open(dir, id, l, glog)
+	for _, m := range all {
+		glog := log.With("cluster", m.cluster)
+		n, err := open(m, l, glog)
 		if err != nil { // the other clusters do not suffer from it
-			glog.Error("does not vote", "as", id.ServerID, "error", err)
-			broken = append(broken, fmt.Errorf("cluster %s: %w", id.ClusterID, err))
-			known.all = append(known.all, voter{cluster: id.ClusterID, err: err})
+			glog.Error("does not vote", "as", m.id.ServerID, "error", err)
+			broken = append(broken, fmt.Errorf("cluster %s: %w", m.cluster, err))
+			known.all = append(known.all, voter{cluster: m.cluster, err: err})
 			continue
 		}
-		known.all = append(known.all, voter{cluster: id.ClusterID, node: n})
+		known.all = append(known.all, voter{cluster: m.cluster, node: n})
 		wg.Go(func() {
 			if err := n.Run(ctx); err != nil {
-				cancel(fmt.Errorf("cluster %s: %w", id.ClusterID, err))
+				cancel(fmt.Errorf("cluster %s: %w", m.cluster, err))
 			}
 		})
 		running = append(running, n)
-		glog.Info("votes", "as", id.ServerID, "listen", ln.Addr().String(), "version", version.Version)
+		glog.Info("votes", "as", m.id.ServerID, "listen", ln.Addr().String(), "version", version.Version)
 	}
-	if len(broken) == len(ids) {
+	if len(broken) == len(all) {
 		return errors.Join(broken...)
 	}
 	if raised {
@@ -236,38 +239,55 @@ func serve(ctx context.Context, cfg config.Witness, log *slog.Logger) error {
 	return nil
 }
 
-// open starts the voter whose identity is in dir.
-func open(dir string, id raftwitness.Identity, l *raftwitness.Listener, log *slog.Logger) (*raftwitness.Node, error) {
-	credentials, err := id.LoadCredentials(dir)
+// open starts the voter of a membership.
+func open(m membership, l *raftwitness.Listener, log *slog.Logger) (*raftwitness.Node, error) {
+	if m.err != nil {
+		return nil, m.err
+	}
+	credentials, err := m.id.LoadCredentials(m.dir)
 	if err != nil {
 		return nil, err
 	}
-	return raftwitness.Open(raftwitness.Config{Dir: id.LogDir(dir, dir), Identity: id, Credentials: credentials, Listener: l, Log: log})
+	return raftwitness.Open(raftwitness.Config{Dir: m.id.LogDir(m.dir, m.dir), Identity: m.id, Credentials: credentials, Listener: l, Log: log})
 }
 
-// identities reads the clusters joined, by directory.
-func identities(dataDir string) (map[string]raftwitness.Identity, error) {
+// membership is a cluster that this witness has joined. err says why its identity cannot be used.
+type membership struct {
+	cluster, dir string
+	id           raftwitness.Identity
+	err          error
+}
+
+// memberships reads the clusters joined: each has a directory of its name.
+func memberships(dataDir string, log *slog.Logger) ([]membership, error) {
 	entries, err := os.ReadDir(dataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	ids := map[string]raftwitness.Identity{}
+	var all []membership
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		dir := filepath.Join(dataDir, e.Name())
-		id, err := raftwitness.LoadIdentity(dir)
-		if errors.Is(err, raftwitness.ErrNotEnrolled) {
+		m := membership{cluster: e.Name(), dir: filepath.Join(dataDir, e.Name())}
+		m.id, m.err = raftwitness.LoadIdentity(m.dir)
+		switch {
+		case errors.Is(m.err, raftwitness.ErrNotEnrolled):
 			continue
+		case !raftwitness.IsClusterID(e.Name()): // lost+found; or a copy, of which a second voter would be made
+			if m.err == nil {
+				log.Warn("a directory with an identity is left alone: a cluster's has the cluster's name", "dir", m.dir, "cluster", m.id.ClusterID)
+			}
+			continue
+		case m.err == nil && m.id.ClusterID != e.Name():
+			m.err = fmt.Errorf("%s holds the identity for another cluster, %s", m.dir, m.id.ClusterID)
+		case m.err == nil && m.id.Role != record.Witness:
+			m.err = fmt.Errorf("%s holds the identity of the data node %s: shimctl node replace %s there, and remove this directory", m.dir, m.id.ServerID, m.id.Name)
 		}
-		if err != nil {
-			return nil, err
-		}
-		ids[dir] = id
+		all = append(all, m)
 	}
-	if len(ids) == 0 {
+	if len(all) == 0 {
 		return nil, fmt.Errorf("%s: this witness has joined no cluster yet: raftwitness join --config FILE ENROLMENT", dataDir)
 	}
-	return ids, nil
+	return all, nil
 }

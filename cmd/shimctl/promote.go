@@ -81,6 +81,8 @@ func (a *app) promote(ctx context.Context, n *node, req *proto.PromoteRequest, w
 		return refused(req.GetNode(), resp.GetReason())
 	case code == codes.FailedPrecondition:
 		return refused(req.GetNode(), status.Convert(err).Message())
+	case code == codes.Aborted:
+		return fmt.Errorf("%s\nthe promotion of %s was begun and may still happen: see shimctl status and shimctl history", status.Convert(err).Message(), req.GetNode())
 	case code == codes.DeadlineExceeded:
 		return fmt.Errorf("%s does not serve after %v; it may still come: see shimctl status and shimctl history", req.GetNode(), wait)
 	case code == codes.Canceled || code == codes.Unavailable:

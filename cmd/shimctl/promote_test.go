@@ -50,6 +50,9 @@ func TestSwitchoverWithoutAnAnswerIsNotCalledAFailure(t *testing.T) {
 		"connection lost": {func(context.Context, *proto.PromoteRequest) (*proto.PromoteResponse, error) {
 			return nil, status.Error(codes.Unavailable, "connection reset")
 		}, "the promotion of b was asked for and may still happen"},
+		"begun": {func(context.Context, *proto.PromoteRequest) (*proto.PromoteResponse, error) {
+			return nil, status.Error(codes.Aborted, "b took the role over, and does not serve yet")
+		}, "b took the role over, and does not serve yet\nthe promotion of b was begun and may still happen"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, &control{status: always(paired()), promote: c.promote})

@@ -132,6 +132,10 @@ func (s *Server) ensureApplication(ctx context.Context, a Application, verifier 
 	if err != nil {
 		return err
 	}
+	// A statement whose client is gone ends, also one that would go on for hours; a commit that waits for the standby does not.
+	if err := execute(ctx, conn, fmt.Sprintf(`ALTER ROLE %s SET client_connection_check_interval = '10s'`, a.User)); err != nil {
+		return err
+	}
 	database, err := isThere(ctx, conn, `SELECT to_json(EXISTS (SELECT FROM pg_database WHERE datname = '%s'))`, a.Database)
 	if err != nil {
 		return err

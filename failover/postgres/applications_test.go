@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -28,7 +29,9 @@ func TestApplications(t *testing.T) {
 	check(t, "connect", err)
 	defer closeSession(conn)
 	check(t, "use", execute(ctx, conn, `CREATE TABLE public.t (n int); INSERT INTO public.t VALUES (1)`))
-	for _, settings := range [][2]string{{"synchronous_commit", "on"}, {"synchronous_standby_names", SynchronousStandbyNames}} {
+	for _, settings := range [][2]string{
+		{"synchronous_commit", "on"}, {"synchronous_standby_names", SynchronousStandbyNames}, {"client_connection_check_interval", "10s"},
+	} {
 		if got := value(t, ctx, conn, "SHOW "+settings[0]); got != settings[1] {
 			t.Errorf("%s is %s", settings[0], got)
 		}
@@ -82,6 +85,50 @@ func TestApplications(t *testing.T) {
 	}
 	if err := a.EnsureApplication(ctx, shop, "pässword"); err == nil || !strings.Contains(err.Error(), "printable ASCII") {
 		t.Error(err)
+	}
+}
+
+// Sessions whose client is gone end, so that they keep nobody out; but a commit that waits for the standby goes on waiting, as it would else become visible
+// without having been replicated.
+func TestSessionOfAClientThatIsGoneEndsUnlessItsCommitWaits(t *testing.T) {
+	ctx := testContext(t)
+	a := newNode(t, freePort(t), 1).withData(ctx)
+	a.startPlain(ctx, "synchronous_standby_names=nobody")
+	a.sql(ctx, `SET synchronous_commit = local; CREATE TABLE t (n int)`)
+	gone := func(statement string) int {
+		t.Helper()
+		conn := a.session(ctx, Database)
+		check(t, "set", execute(ctx, conn, `SET client_connection_check_interval = '50ms'`))
+		go func() { _ = execute(ctx, conn, statement) }() // ends with the connection
+		watch := a.session(ctx, Database)
+		eventually(t, ctx, "the statement runs", func() bool {
+			return value(t, ctx, watch, fmt.Sprintf(`SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND wait_event IN ('SyncRep', 'PgSleep')`, conn.PID())) == "1"
+		})
+		check(t, "close", conn.Conn().Close())
+		return int(conn.PID())
+	}
+	waiting, sleeping := gone(`INSERT INTO t VALUES (1)`), gone(`SELECT pg_sleep(3600)`)
+	state := func(pid int) string {
+		return a.value(ctx, fmt.Sprintf(`SELECT coalesce(string_agg(wait_event, ''), 'ended') FROM pg_stat_activity WHERE pid = %d`, pid))
+	}
+	eventually(t, ctx, "the sleeping one ends", func() bool { return state(sleeping) == "ended" })
+	for range 10 { // of the intervals at which clients are looked at
+		time.Sleep(50 * time.Millisecond)
+		if s, rows := state(waiting), a.value(ctx, `SELECT count(*) FROM t`); s != "SyncRep" || rows != "0" {
+			t.Fatalf("the session whose commit waits: %s; %s rows are visible", s, rows)
+		}
+	}
+}
+
+func TestPeerIsLookedForWhereItListens(t *testing.T) {
+	for want, addrs := range map[string][]string{
+		"192.0.2.1":   {"2001:db8::1", "192.0.2.1", "192.0.2.2"},
+		"192.0.2.2":   {"192.0.2.2", "2001:db8::1"},
+		"2001:db8::1": {"2001:db8::1", "2001:db8::2"},
+	} {
+		if got := preferred(addrs); got != want {
+			t.Errorf("%q: %s, want %s", addrs, got, want)
+		}
 	}
 }
 

@@ -60,6 +60,8 @@ func (s *Server) ownSettings() [][2]string {
 		{"max_standby_archive_delay", "250ms"},
 		{"archive_mode", "off"},
 		{"superuser_reserved_connections", "10"},
+		// Whoever has not said who he is takes a place from all.
+		{"authentication_timeout", "15s"},
 		{"password_encryption", "scram-sha-256"},
 		{"update_process_title", "on"},
 		{"track_activities", "on"},
@@ -70,7 +72,7 @@ func (s *Server) ownSettings() [][2]string {
 
 // defaultSettings are what users may change.
 var defaultSettings = [][2]string{
-	{"max_connections", "100"},
+	{"max_connections", "200"},
 	{"wal_keep_size", "64MB"},
 	{"jit", "off"},
 	{"timezone", "UTC"},

@@ -52,10 +52,12 @@ func connectTLS(ctx context.Context, secure *tls.Config, host string, port int, 
 	var dialled atomic.Bool
 	dialer := &net.Dialer{KeepAlive: 5 * time.Second}
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if dialled.Swap(true) {
+		if dialled.Load() {
 			return nil, errNoCancel
 		}
-		return dialer.DialContext(ctx, network, address)
+		c, err := dialer.DialContext(ctx, network, address) // a name may have several addresses
+		dialled.Store(err == nil)
+		return c, err
 	}
 	return pgconn.ConnectConfig(ctx, cfg)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -24,9 +25,10 @@ type TLS struct {
 // tlsVersion is the oldest that is spoken; all PostgreSQLs of today are built with libraries that know it.
 const tlsVersion = "TLSv1.3"
 
-func (s *Server) caPath() string         { return s.statePath("tls-ca.crt") }
-func (s *Server) clientCertPath() string { return s.statePath("tls-client.crt") }
-func (s *Server) clientKeyPath() string  { return s.statePath("tls-client.key") }
+func (s *Server) caPath() string { return s.statePath("tls-ca.crt") }
+
+// clientPath holds key and certificate both, so that they are always of one another, also when the disk was full amid their renewal.
+func (s *Server) clientPath() string { return s.statePath("tls-client.pem") }
 
 // tls is the present one; nil: without.
 func (s *Server) tls() *TLS {
@@ -56,24 +58,16 @@ func (s *Server) SetTLS(ctx context.Context, t TLS) error {
 	return nil
 }
 
-// writeTLS writes the certificates for walreceivers and PostgreSQL's tools, which read them at each connection. One that is made amid it fails, as the key does
-// not belong to its certificate, and is tried again.
+// writeTLS writes the certificates for walreceivers and PostgreSQL's tools, which read them at each connection.
 func (s *Server) writeTLS() error {
 	t := s.tls()
 	if t == nil {
 		return nil
 	}
-	for _, f := range []struct {
-		path    string
-		content []byte
-	}{
-		{s.caPath(), t.CA}, {s.clientKeyPath(), t.ClientKey}, {s.clientCertPath(), t.ClientCert},
-	} {
-		if err := s.writeConfig(f.path, f.content); err != nil {
-			return err
-		}
+	if err := s.writeConfig(s.caPath(), t.CA); err != nil {
+		return err
 	}
-	return nil
+	return s.writeConfig(s.clientPath(), slices.Concat(t.ClientKey, t.ClientCert))
 }
 
 // peerHost says whom to connect to, and where. With TLS the host is the peer's name in the cluster, which its certificate must have, and the address is given
@@ -97,7 +91,7 @@ func (s *Server) conninfoTLS() string {
 		return "sslmode=disable" // which saves two round trips at every connection
 	}
 	return fmt.Sprintf("sslmode=verify-full sslrootcert=%s sslcert=%s sslkey=%s ssl_min_protocol_version=%s",
-		s.caPath(), s.clientCertPath(), s.clientKeyPath(), tlsVersion)
+		s.caPath(), s.clientPath(), s.clientPath(), tlsVersion)
 }
 
 // connectPeer opens a session with the peer's PostgreSQL as ReplicationRole.

@@ -95,6 +95,16 @@ func (s *Server) peerAddress(ctx context.Context) string {
 		s.log.Warn("peer's name not found", "host", s.cfg.Peer.Host, "err", err)
 		return ""
 	}
+	return preferred(addrs)
+}
+
+// preferred is where somebody listens who was told to at a name with these addresses: the first of IPv4, as net.Listen has it, or else the first.
+func preferred(addrs []string) string {
+	for _, a := range addrs {
+		if ip, err := netip.ParseAddr(a); err == nil && ip.Is4() {
+			return a
+		}
+	}
 	return addrs[0]
 }
 

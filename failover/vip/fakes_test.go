@@ -20,6 +20,8 @@ type fakeHost struct {
 	mu   sync.Mutex // guards the fields below
 	done []string
 	all  []Interface
+	// looked is how often all was asked for.
+	looked int
 	// fail is the error for what begins with a text.
 	fail map[string]error
 	able error
@@ -69,7 +71,15 @@ func (h *fakeHost) Able() error {
 func (h *fakeHost) Interfaces() ([]Interface, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.looked++
 	return h.all, nil
+}
+
+// looks is how often the interfaces were looked at.
+func (h *fakeHost) looks() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.looked
 }
 
 func (h *fakeHost) Put(p Place) error {

@@ -314,7 +314,7 @@ func (k *keeper) hold(now time.Time) time.Duration {
 	} else if k.held && !now.Before(k.muteUntil) {
 		k.reportHeld()
 	}
-	return min(k.putAt.Add(renewEvery).Sub(now), k.nextAnnouncement().Sub(now))
+	return min(k.putAt.Add(renewEvery).Sub(now), max(k.nextAnnouncement().Sub(now), k.muteUntil.Sub(now)))
 }
 
 // speak tells the neighbours, or asks them whether anybody else claims the address, when either is due. A process that was stopped since

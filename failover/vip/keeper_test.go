@@ -308,6 +308,21 @@ func TestFailedAnnouncementDoesNotKeepFromRenewing(t *testing.T) {
 	})
 }
 
+// What cannot be said is not tried a thousand times a second.
+func TestKeeperWaitsWhileNothingCanBeSaid(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.role.set(1)
+		r.after(time.Second)
+		r.host.set(func(h *fakeHost) { h.fail["arping"] = errBroken })
+		r.after(time.Minute)
+		looks := r.host.looks()
+		r.after(time.Minute)
+		if n := r.host.looks() - looks; n > 600 {
+			t.Errorf("the interfaces were looked at %d times in a minute", n)
+		}
+	})
+}
+
 func TestFailedRemovalIsTriedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.role.set(1)

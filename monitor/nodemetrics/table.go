@@ -102,7 +102,7 @@ var table = []sampled{
 	// Requests.
 	gauge("kineshim_waiting_requests", "clients' requests at this node that wait for a primary", func(s *Sample) float64 { return float64(s.Requests.Waiting) }),
 	partly("kineshim_unknown_outcomes_total", monitor.Counter, "clients' writes at this node that ended without an answer that says whether they were done", "", func(s *Sample, e emit) { e(float64(s.Requests.UnknownOutcomes)) }),
-	partly("kineshim_connections", monitor.Gauge, "connections that others have open here: `client` etcd clients, `peer` the other data node, `raft` those that have not said yet who they are",
+	partly("kineshim_connections", monitor.Gauge, "connections that others have open here: `client` etcd clients, `peer` the other data node, `replication` its PostgreSQL, `applications` those of PostgreSQL, `operator` shimctl from afar, `raft` those that have not said yet who they are",
 		"", func(s *Sample, e emit) {
 			for listener, c := range s.Connections {
 				e(float64(c.Open), listener)
