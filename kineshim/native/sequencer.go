@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// pipelined is how many batches may be on their way to PostgreSQL. The second one is read by PostgreSQL the moment that the
-	// first is durable; more only make batches smaller.
-	pipelined = 2
+	// pipelined is how many batches may be on their way to PostgreSQL. A second one would be read the moment that the first is durable, but it holds only what
+	// came first: two make batches half as large and commits twice as many, which costs more than the pause between them.
+	pipelined = 1
 	// maxBatchRows, for leases too, and maxBatchBytes bound a batch, and with it the memory of both sides and how long one commit
 	// takes; maxBatchOps bounds what is answered with it.
 	maxBatchRows  = 1000
