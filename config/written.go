@@ -76,7 +76,7 @@ type Written struct {
 func (w Written) Text() []byte {
 	client, http := w.ClientListen, w.HTTPListen
 	if client == "" {
-		client = strings.TrimPrefix(DefaultClientListen, "http://")
+		client = DefaultClientListen // with its scheme: it stays in clear when TLS is added for others
 	}
 	if http == "" {
 		http = defaultHTTPListen

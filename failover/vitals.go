@@ -21,7 +21,7 @@ type Vitals struct {
 	// its standby's, on a standby its own.
 	LagSeconds float64
 	LagKnown   bool
-	// PeerHeard is the time since the other data node was heard, WitnessHeard since the witness answered this leader; decide.Never: it has not.
+	// PeerHeard is the time since the other data node was heard, WitnessHeard on a leader since the witness was, or since it leads; decide.Never: not known here.
 	PeerHeard, WitnessHeard time.Duration
 	// AcknowledgesItself: this primary lets commits go without a standby.
 	AcknowledgesItself bool
@@ -53,7 +53,10 @@ func (a *Agent) publish() {
 	in := a.input()
 	l := &a.local
 	v.LagSeconds, v.LagKnown = a.lag(&in, v.At)
-	v.PeerHeard, v.WitnessHeard = in.Peer.Age, in.Raft.WitnessHeard
+	v.PeerHeard, v.WitnessHeard = in.Peer.Age, decide.Never
+	if in.Raft.Leader {
+		v.WitnessHeard = in.Raft.WitnessSilent
+	}
 	v.AcknowledgesItself = in.Local.Solo && in.Local.Role == decide.Primary
 	v.PostgresUp, v.StartFailures = l.up, l.startFailures
 	v.Essentials, v.EssentialsAt = l.essentials, l.essentialsAt

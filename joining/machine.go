@@ -68,13 +68,16 @@ func At(host string, port int) (string, error) {
 // CanListen says why this machine could not be reached at one of the addresses.
 func CanListen(addresses ...string) error {
 	for _, a := range addresses {
+		if a == "" {
+			continue
+		}
 		ln, err := net.Listen("tcp", a)
 		switch {
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
 			host, _, _ := net.SplitHostPort(a)
-			return fmt.Errorf("%s is no address of this machine: give one that is with --advertise", host)
+			return fmt.Errorf("%s is no address of this machine: give one that is, with --advertise or in the configuration", host)
 		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("%s is in use on this machine: does a kineshim, a raftwitness or another program run already? (ss -ltnp)", a)
+			return fmt.Errorf("%s is in use on this machine: does a kineshim, a raftwitness or another program run already? (ss -ltnp) Its port can be another one in the configuration", a)
 		case err != nil:
 			return fmt.Errorf("%s: %w", a, err)
 		}

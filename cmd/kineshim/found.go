@@ -45,7 +45,7 @@ func (o options) foundByTokens(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := joining.CanListen(self.Raft, self.Peer, self.Postgres); err != nil {
+	if err := joining.CanListen(append(s.ownListeners(), self.Raft, self.Peer, self.Postgres)...); err != nil {
 		return err
 	}
 	major, err := s.major(ctx)

@@ -155,7 +155,7 @@ func (o options) settle(s setup, q *joining.Request, local net.IP) error {
 		return err
 	}
 	q.Raft, q.Peer, q.Postgres = p.Raft, p.Peer, p.Postgres
-	return joining.CanListen(p.Raft, p.Peer, p.Postgres)
+	return joining.CanListen(append(s.ownListeners(), p.Raft, p.Peer, p.Postgres)...)
 }
 
 // wouldJoin asks the founder without changing anything.

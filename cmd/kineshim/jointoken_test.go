@@ -41,7 +41,8 @@ func newMachine(t *testing.T, name string) machine {
 }
 
 func (m machine) flags(verb string, more ...string) []string {
-	return append([]string{verb, "--config", m.config, "--data-dir", m.dataDir, "--name", m.name, "--advertise", m.address}, more...)
+	own := []string{verb, "--config", m.config, "--data-dir", m.dataDir, "--name", m.name, "--advertise", m.address, "--client-listen", m.address + ":2379", "--http-listen", m.address + ":8008"}
+	return append(own, more...)
 }
 
 var shownToken = regexp.MustCompile(`echo (kj1\S+) \| (kineshim|raftwitness) join`)

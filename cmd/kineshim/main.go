@@ -150,7 +150,7 @@ func (o options) configured(ctx context.Context, stdout, stderr io.Writer) error
 	case err != nil:
 		return err
 	case o.check:
-		if err = errors.Join(checkPostgres(ctx, cfg), checkTLS("client_tls", openClientTLS, cfg, stderr), checkTLS("applications", openApplicationTLS, cfg, stderr)); err == nil {
+		if err = errors.Join(checkIdentity(cfg), checkPostgres(ctx, cfg), checkTLS("client_tls", openClientTLS, cfg, stderr), checkTLS("applications", openApplicationTLS, cfg, stderr)); err == nil {
 			fmt.Fprintln(stdout, "the configuration is valid")
 		}
 		return err
@@ -158,6 +158,18 @@ func (o options) configured(ctx context.Context, stdout, stderr io.Writer) error
 		return nil // it has never run: there is nothing to clean up
 	}
 	return cleanUp(ctx, cfg, log, stdout)
+}
+
+// checkIdentity says whether this node, if it is enrolled, can start with the configuration.
+func checkIdentity(cfg config.Node) error {
+	id, err := raftwitness.LoadIdentity(cfg.DataDir)
+	if errors.Is(err, raftwitness.ErrNotEnrolled) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return matches(cfg, id)
 }
 
 // complete fills in where the members were enrolled, if this node is.

@@ -134,6 +134,15 @@ func (s setup) major(ctx context.Context) (int, error) {
 	return pg.MajorVersion(ctx)
 }
 
+// ownListeners are where the node is to listen besides the addresses at which the others find it.
+func (s setup) ownListeners() []string {
+	own := []string{s.cfg.HTTPListen, s.cfg.APIServer.Listen}
+	for _, a := range s.cfg.ClientAddresses() {
+		own = append(own, a.HostPort)
+	}
+	return own
+}
+
 // start has systemd start the node, or says how to; it reports whether it runs.
 func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
 	if s.Path != config.DefaultNodeFile || !unit.Known(ctx, service) {

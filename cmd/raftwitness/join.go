@@ -161,7 +161,7 @@ func (o options) settle(s setup, q *joining.Request, local net.IP) error {
 	if q.Raft, err = joining.At(host, number); err != nil || s.Text == nil { // one that has a configuration may run
 		return err
 	}
-	return joining.CanListen(q.Raft)
+	return joining.CanListen(q.Raft, s.cfg.HTTPListen)
 }
 
 // start has systemd start the witness, or says how to.

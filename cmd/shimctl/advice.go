@@ -57,8 +57,8 @@ func nodeAdvice(n *proto.NodeStatus) string {
 		return fmt.Sprintf("enrol %s anew, on the primary's machine: shimctl node replace %s", n.GetName(), n.GetName())
 	}
 	switch s.GetRole() {
-	case "failed":
-		return fmt.Sprintf("look into kineshim's log on %s (journalctl -u kineshim)", n.GetName())
+	case "broken":
+		return fmt.Sprintf("wait: %s gets its data anew by itself. If that comes to nothing, its log says why (journalctl -u kineshim)", n.GetName())
 	case "cloning", "rewinding":
 		return fmt.Sprintf("wait: %s is getting its data (%s), and is paired again by itself", n.GetName(), s.GetRole())
 	case "starting", "promoting", "stopping":

@@ -21,19 +21,25 @@ sure() {
 
 # empty says whether there is nothing to lose.
 empty() {
-	[ ! -d "$data" ] || [ -z "$(ls -A "$data")" ]
+	[ ! -d "$data" ] || [ -z "$(ls -A "$data" | grep -vx lost+found)" ]
 }
 
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
 fi
 [ "$1" = purge ] || exit 0
+rm -f "/etc/systemd/system/multi-user.target.wants/$name.service"
 
 if ! empty && ! sure; then
 	echo "$name: kept: the data in $data, and their configuration in $config. Delete them yourself: rm -r $data $config && userdel $name"
 	exit 0
 fi
-rm -rf "$data" "$config"
+# It may be a file system of its own, which stays, or a link to one.
+if [ -d "$data" ] && ! find "$data/" -xdev -mindepth 1 -delete; then
+	echo "$name: not all of $data could be deleted" >&2
+fi
+rmdir "$data" 2>/dev/null || rm -f "$data" 2>/dev/null || true
+rm -rf "$config"
 if getent passwd "$name" >/dev/null; then
 	userdel "$name" >/dev/null 2>&1 || true
 fi

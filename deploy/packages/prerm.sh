@@ -11,6 +11,7 @@ esac
 if [ -d /run/systemd/system ]; then
 	systemctl stop "$name.service"
 fi
-if command -v systemctl >/dev/null; then
+# deb remembers until the purge whether it was enabled, as it keeps the configuration: installed again, it starts with the machine again.
+if [ "$1" = 0 ] && command -v systemctl >/dev/null; then
 	systemctl disable "$name.service" >/dev/null 2>&1 || true
 fi

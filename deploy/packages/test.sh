@@ -180,6 +180,7 @@ expect "the program is gone" test ! -e "$system/usr/bin/kineshim"
 expect "the data are there" test -s "$system/var/lib/kineshim/pgdata/PG_VERSION"
 expect "the configuration is there" test -s "$system/etc/kineshim/kineshim.yaml"
 install_version 0.0.2 || fail "the second installation"
+expect "installed again, it starts with the machine" test -L "$system/etc/systemd/system/multi-user.target.wants/kineshim.service"
 start_kineshim
 expect "it serves with the old data" eventually serves
 kill -TERM "$kineshim_pid"
@@ -196,8 +197,13 @@ purge_by() {
 expect "purge at a terminal, answer no" purge_by no
 expect "it has asked" grep -q 'Type "delete /var/lib/kineshim"' "$root/purge.log"
 expect "the data are kept" test -s "$system/var/lib/kineshim/pgdata/PG_VERSION"
-expect "purge at a terminal, answer delete" purge_by "delete /var/lib/kineshim"
-expect "the data are gone" test ! -e "$system/var/lib/kineshim"
+mount --bind "$system/var/lib/kineshim" "$system/var/lib/kineshim" # as if it were a file system of its own
+expect "purge at a terminal, answer delete, of a file system of its own" purge_by "delete /var/lib/kineshim"
+expect "the data are gone" test -z "$(ls -A "$system/var/lib/kineshim")"
+expect "nothing starts it" test ! -L "$system/etc/systemd/system/multi-user.target.wants/kineshim.service"
+umount "$system/var/lib/kineshim"
+expect "purge of what is empty asks nothing" purge_by ""
+expect "its directory is gone" test ! -e "$system/var/lib/kineshim"
 expect "the configuration is gone" test ! -e "$system/etc/kineshim"
 expect "the user is gone" refuse in_system getent passwd kineshim
 for pid in "${started[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done # the witness

@@ -58,6 +58,7 @@ var ForbiddenSettings = map[string]string{
 	"update_process_title":                "kineshim shows recovery progress from it",
 	"track_activities":                    "kineshim watches the walreceiver and the checkpointer through it",
 	"superuser_reserved_connections":      "kineshim must always find a free connection",
+	"authentication_timeout":              "kineshim must always find a free connection",
 	"statement_timeout":                   timeouts,
 	"lock_timeout":                        timeouts,
 	"transaction_timeout":                 timeouts,
