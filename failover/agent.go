@@ -307,6 +307,7 @@ func (a *Agent) step(ctx context.Context) time.Duration {
 	a.raft.notArmed = decide.NotArmed(&in)
 	a.failovers.look(in.Record, a.cfg.Self)
 	a.noteSilence(&in)
+	a.notePatience(&in)
 	a.expireWish(&in)
 	a.beginSwitch(plan.Switch)
 	a.mu.Unlock()

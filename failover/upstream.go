@@ -34,6 +34,13 @@ func (a *Agent) noteStreaming(obs postgres.Observation) {
 	}
 }
 
+// notePatience has a standby's patience with its primary begin when that one serves, and anew whenever it does not. a.mu is held.
+func (a *Agent) notePatience(in *decide.Input) {
+	if l := &a.local; !l.unstreamedSince.IsZero() && !in.PeerServes() {
+		l.unstreamedSince = time.Now()
+	}
+}
+
 // watchUpstream asks the primary, while this standby does not stream from it, whether it still has the WAL that comes next, until ctx ends.
 func (a *Agent) watchUpstream(ctx context.Context) {
 	every(ctx, checkUpstreamEvery, func() {

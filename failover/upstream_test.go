@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"kineshim/failover/decide"
 	"kineshim/failover/postgres"
 )
 
@@ -38,5 +39,35 @@ func TestStandbyStreamsOnlyIfTheSameWalreceiverDidBefore(t *testing.T) {
 	look(0, "")
 	if f.local.unstreamedSince.IsZero() {
 		t.Error("its end goes unnoticed")
+	}
+}
+
+// A standby that was cut off has had no chance to stream: it must not be rewound the moment that the primary is back.
+func TestPatienceBeginsWhenThePrimaryServes(t *testing.T) {
+	f := newAgent(t, "b", soloRecord())
+	long := time.Now().Add(-time.Hour)
+	f.Agent.mu.Lock()
+	defer f.Agent.mu.Unlock()
+	f.local.unstreamedSince = long
+	away := decide.Input{Self: "b", Other: "a", Record: soloRecord()}
+	f.notePatience(&away)
+	if since := time.Since(f.local.unstreamedSince); since > time.Minute {
+		t.Errorf("it has waited for %v for a primary that does not serve", since)
+	}
+	serves := away
+	serves.Timing.Silence = time.Second
+	serves.Peer = decide.Peer{Role: decide.Primary, Epoch: serves.Record.Epoch, Timeline: serves.Record.Timeline}
+	if !serves.PeerServes() {
+		t.Fatalf("%+v", serves)
+	}
+	f.local.unstreamedSince = long
+	f.notePatience(&serves)
+	if f.local.unstreamedSince != long {
+		t.Error("its patience does not end")
+	}
+	f.local.unstreamedSince = time.Time{}
+	f.notePatience(&away)
+	if !f.local.unstreamedSince.IsZero() {
+		t.Error("one that streams is taken for one that does not")
 	}
 }

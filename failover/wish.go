@@ -122,10 +122,20 @@ func join(ss []string) string {
 	return out
 }
 
+// switching: a switchover from this node is under way.
+func (a *Agent) switching() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wish.switchTo != ""
+}
+
 // Leave prepares the end of this process: a primary hands its role over, if somebody can take it. It returns when that is
 // done, or cannot be, or ctx ends.
 func (a *Agent) Leave(ctx context.Context) {
 	rec, _ := a.store.Record()
+	for rec.Primary == a.cfg.Self && a.switching() && pause(ctx, wishPoll) { // one that is under way is as good
+		rec, _ = a.store.Record()
+	}
 	if rec.Primary == a.cfg.Self && rec.Paired() {
 		if r, err := a.switchover(ctx, a.cfg.Other); err != nil || !r.Done {
 			reason := ""

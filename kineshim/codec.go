@@ -1,6 +1,8 @@
 package kineshim
 
 import (
+	pb "kineshim/proto"
+
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -32,8 +34,8 @@ func (c frameCodec) Marshal(v any) (mem.BufferSlice, error) {
 		return c.answers.hold(mem.BufferSlice{mem.SliceBuffer(f.wire)})
 	}
 	b, err := c.CodecV2.Marshal(v)
-	if err != nil {
-		return nil, err
+	if _, own := v.(*pb.FollowResponse); own || err != nil { // of which there are few, and which clients that do not read must not hold up
+		return b, err
 	}
 	return c.answers.hold(b)
 }

@@ -159,7 +159,7 @@ func checkJoined(t *testing.T, a, b machine, ida raftwitness.Identity) {
 	if len(cfg.VIPs) != 1 || cfg.VIPs[0].Address != "10.99.0.50/24" || cfg.APIServer.Listen != ":7443" || cfg.Name != "b" {
 		t.Errorf("b's configuration lacks what the founder has: %+v", cfg)
 	}
-	if got := cfg.ClientListen[0]; got != config.DefaultClientListen && "http://"+got != config.DefaultClientListen {
+	if got := cfg.ClientListen[0]; got != b.address+":2379" {
 		t.Errorf("b serves clients at %s, as only the founder was told to", got)
 	}
 	if enrolled, err := complete(&cfg); err != nil || !enrolled || cfg.Other() != "a" || cfg.WitnessName() != "w" || cfg.Members["a"].Postgres != a.address+":5433" {

@@ -37,6 +37,8 @@ import (
 const (
 	// leaveTimeout bounds the hand-over of a primary that is being stopped.
 	leaveTimeout = 15 * time.Second
+	// closeTimeout bounds the end of a PostgreSQL that has been stopped already.
+	closeTimeout = 15 * time.Second
 	// peerBackoff is the longest pause before the other node is dialled again: its return should be noticed at once.
 	peerBackoff = 200 * time.Millisecond
 )
@@ -110,7 +112,13 @@ func serveOnce(ctx context.Context, path string, cfg config.Node, systemd *sdnot
 		return err
 	}
 	n := &node{cfg: cfg, cfgPath: path, id: id, log: log, systemd: systemd, pg: pg, pc: pc, security: sec, clientTLS: certs, applicationTLS: appCerts, limits: newLimits(cfg, log), clusterID: number(id.ClusterID), memberID: number(id.ServerID)}
-	return n.run(ctx)
+	err = n.run(ctx)
+	if errors.Is(err, errAgain) { // who comes next has a Server of its own, which must find the data directory free
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, pg.Close(closing))
+	}
+	return err
 }
 
 // matches refuses a configuration that does not fit the identity.

@@ -84,7 +84,7 @@ type Local struct {
 	Frozen bool
 	// Adrift: stopping or starting the walreceiver was begun and has not succeeded: LSN may move, or nothing may stream.
 	Adrift bool
-	// Streaming: the standby's walreceiver is connected. NotStreaming is for how long it has not been.
+	// Streaming: the standby's walreceiver is connected. NotStreaming is for how long it has not been although the primary served.
 	Streaming    bool
 	NotStreaming time.Duration
 	// WALRemoved: the standby does not stream, and the primary no longer has the WAL that comes next here.
@@ -217,8 +217,8 @@ func (in *Input) CanHandOver() bool {
 		in.Peer.Role == Standby && in.Peer.Whole && in.Peer.SystemID == in.Record.SystemID && in.Peer.Timeline == in.Record.Timeline
 }
 
-// peerServes: the other node is the primary and its PostgreSQL can be followed and copied.
-func (in *Input) peerServes() bool {
+// PeerServes: the other node is the primary and its PostgreSQL can be followed and copied.
+func (in *Input) PeerServes() bool {
 	return in.otherIsPrimary() && in.peerFresh() && in.Peer.Role == Primary && in.Peer.Epoch == in.Record.Epoch &&
 		in.Record.Timeline != 0 && in.Peer.Timeline == in.Record.Timeline
 }

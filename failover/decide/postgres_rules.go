@@ -154,7 +154,7 @@ func (in *Input) repromote() bool {
 // mayRebuild: the node's data may be destroyed and made anew: the record excludes it, and there is a primary to copy. The
 // agent asks that primary once more before it destroys anything.
 func (in *Input) mayRebuild() bool {
-	return in.otherIsPrimary() && !in.Record.InSyncHas(in.Self) && in.peerServes() && !in.Wish.Stopping
+	return in.otherIsPrimary() && !in.Record.InSyncHas(in.Self) && in.PeerServes() && !in.Wish.Stopping
 }
 
 // cloneNeeded says why nothing of the local data can be used; "" if some can, or might.

@@ -36,11 +36,7 @@ type tailInfo struct {
 func (s *Server) keepDiverged(d DataState, peer peerState) error {
 	fork, ok := peer.endOf(d.Timeline)
 	if !ok {
-		if d.Timeline == peer.timeline {
-			fork = peer.flushed
-		} else {
-			fork = lastCommon(s, d.Timeline, peer)
-		}
+		fork = lastCommon(s, d.Timeline, peer)
 	}
 	info := tailInfo{At: time.Now().UTC(), SystemID: d.SystemID, Timeline: d.Timeline, ForkLSN: fork}
 	dir := filepath.Join(s.cfg.StateDir, "diverged", info.At.Format("20060102T150405.000"))

@@ -29,7 +29,7 @@ var (
 	// ErrNotFrozen: Promote found a walreceiver, or a standby that still has an upstream.
 	ErrNotFrozen = errors.New("the standby still receives")
 	// ErrLaterEpoch: the database has been served under a later epoch, or under this one by another node.
-	ErrLaterEpoch = errors.New("the database was served under a later epoch")
+	ErrLaterEpoch = errors.New("the database was served under a later epoch, or under this one by the other node: this node's cluster record is older than its data")
 	// ErrSoloConnected: kineshim itself acknowledges commits, so nothing can be proved about the standby.
 	ErrSoloConnected = errors.New("commits are still acknowledged by kineshim itself")
 	// ErrUnsafeSettings: a session would not wait for the standby.

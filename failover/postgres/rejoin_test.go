@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"kineshim/raftwitness/record"
 )
 
 // failOverWithTail makes b the primary of epoch 2 while a, stopped, holds a row that b does not have.
@@ -194,6 +196,8 @@ func TestRewindAndCloneWithoutThePeerChangeNothing(t *testing.T) {
 		t.Errorf("clone while running: %v", err)
 	}
 	check(t, "stop", a.StopImmediate(ctx))
+	before, err := a.Inspect(ctx)
+	check(t, "inspect", err)
 	if err := a.Rewind(ctx, nil); err == nil {
 		t.Error("rewind without a peer succeeded")
 	}
@@ -202,12 +206,64 @@ func TestRewindAndCloneWithoutThePeerChangeNothing(t *testing.T) {
 	}
 	d, err := a.Inspect(ctx)
 	check(t, "inspect", err)
+	if d.Checkpoint != before.Checkpoint || d.ControlState != before.ControlState {
+		t.Errorf("it has recovered: %+v, before %+v", d, before)
+	}
 	if !d.Complete || d.What != "initdb" || d.Promotion.Epoch != 1 || d.Promotion.Timeline != 2 {
 		t.Errorf("afterwards: %+v", d)
 	}
 	check(t, "start", a.Start(ctx, nil))
 	if got := a.value(ctx, `SELECT count(*) FROM t`); got != "0" {
 		t.Errorf("count: %s", got)
+	}
+}
+
+// A standby that is on its primary's timeline has nothing but what it has from there, whatever ended it. Recovered alone, it would have WAL of its own behind that.
+func TestStandbyOfThePeersTimelineIsNotRewound(t *testing.T) {
+	ctx := testContext(t)
+	a, b := pair(t, ctx)
+	a.sql(ctx, `CREATE TABLE t (n int); INSERT INTO t VALUES (1), (3)`)
+	check(t, "stop", b.StopImmediate(ctx))
+	before, err := b.Inspect(ctx)
+	check(t, "inspect", err)
+	if before.rewindable() {
+		t.Fatalf("it has been stopped in good order: %+v", before)
+	}
+	check(t, "rewind", b.Rewind(ctx, nil))
+	d, err := b.Inspect(ctx)
+	check(t, "inspect", err)
+	if d != before {
+		t.Errorf("%+v, before %+v", d, before)
+	}
+	if _, err := os.Stat(filepath.Join(b.dir, "diverged")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("diverged WAL is kept, and pushes out what is: %v", err)
+	}
+	check(t, "start", b.Start(ctx, nil))
+	check(t, "follow", b.Follow(ctx))
+	rejoined(t, ctx, b, a)
+}
+
+func TestRewindThatWouldKeepWhatRecoveryHasWrittenIsRefused(t *testing.T) {
+	for line, back := range map[string]record.LSN{
+		"pg_rewind: servers diverged at WAL location 0/3000098 on timeline 2":                  0,
+		"pg_rewind: no rewind required":                                                        0,
+		"pg_rewind: rewinding from last common checkpoint at 0/2000060 on timeline 2":          0x2000060,
+		"pg_rewind: rewinding from last common checkpoint at 1/0A000060 on timeline 2 (in 18)": 0x10A000060,
+		"pg_rewind: rewinding from last common checkpoint at nowhere on timeline 2":            0,
+	} {
+		var p rewindPlan
+		p.read(line)
+		if p.common != back {
+			t.Errorf("%s: %s", line, p.common)
+		}
+	}
+	for _, c := range []struct {
+		common, checkpoint record.LSN
+		good               bool
+	}{{0, 100, false}, {101, 100, false}, {100, 100, true}, {50, 100, true}} {
+		if err := (rewindPlan{c.common}).goesBackTo(c.checkpoint); (err == nil) != c.good {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }
 

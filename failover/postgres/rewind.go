@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
+
+	"kineshim/raftwitness/record"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -22,9 +25,9 @@ const (
 // be stopped (ErrRunning otherwise) and the data directory whole (ErrDataIncomplete). What only this node had is copied to
 // StateDir/diverged first. The peer must be running.
 //
-// Everything that can be checked is checked before anything is changed: an error then leaves the data directory as it was.
-// Once the real work has begun, an error or a cancelled ctx leaves it damaged; Inspect and Start know that, and Clone
-// repairs it.
+// Everything that can be checked is checked before anything is changed: an error then leaves the data directory as it was. A server that was not stopped
+// cleanly has to end its recovery first, which writes WAL of its own behind what is there, perhaps on a timeline that the peer goes on with: from then on, as
+// once the real work has begun, an error or a cancelled ctx leaves it not to be used; Inspect and Start know that, and Clone repairs it.
 func (s *Server) Rewind(ctx context.Context, progress func(Progress)) error {
 	release, err := s.acquire(ctx)
 	if err != nil {
@@ -60,21 +63,34 @@ func (s *Server) rewind(ctx context.Context, report func(string, uint64, uint64)
 	if err := s.writeConf(); err != nil {
 		return err
 	}
-	if !d.rewindable() {
-		report("recovery", 0, 0)
-		if err := s.recoverAlone(ctx); err != nil {
-			return err
-		}
-		if d, err = s.Inspect(ctx); err != nil {
-			return err
-		}
-	}
 	report("asking the peer", 0, 0)
 	peer, err := s.checkPeer(ctx, d)
 	if err != nil {
 		return err
 	}
-	return s.runRewind(ctx, d, peer, report)
+	if d.Timeline == peer.timeline { // what a standby has of it, it has from there
+		s.log.Info("nothing to rewind: the data are on the peer's timeline", "timeline", d.Timeline)
+		return nil
+	}
+	var common record.LSN
+	if !d.rewindable() {
+		common = d.Checkpoint
+		report("recovery", 0, 0)
+		if err := s.markData(false, "rewind", d.SystemID, false); err != nil {
+			return err
+		}
+		if err := s.recoverAlone(ctx); err != nil {
+			return err
+		}
+		systemID := d.SystemID
+		if d, err = s.Inspect(ctx); err == nil && d.SystemID != systemID {
+			err = fmt.Errorf("after its recovery: %s", d.Why)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.runRewind(ctx, d, peer, common, report)
 }
 
 // recoverAlone replays all WAL in a server without network, and stops it cleanly, with a checkpoint on the present timeline. pg_rewind could do that too,
@@ -132,12 +148,39 @@ func awaitPeerCheckpoint(ctx context.Context, conn *pgconn.PgConn) error {
 	})
 }
 
-// runRewind runs pg_rewind twice: first dry, so that what is wrong is found while nothing has been touched.
-func (s *Server) runRewind(ctx context.Context, d DataState, peer peerState, report func(string, uint64, uint64)) error {
+// rewindPlan is what pg_rewind says that it will do.
+type rewindPlan struct {
+	// common is the checkpoint that it goes back to; 0: it sees nothing to do.
+	common record.LSN
+}
+
+var commonCheckpoint = regexp.MustCompile(`last common checkpoint at ([0-9A-F]+/[0-9A-F]+) on timeline`)
+
+// read takes in a line of its output.
+func (p *rewindPlan) read(line string) {
+	if m := commonCheckpoint.FindStringSubmatch(line); m != nil {
+		p.common, _ = record.ParseLSN(m[1]) // 0, which is refused, if it cannot be read
+	}
+}
+
+// goesBackTo refuses a plan that keeps anything which the server has written by itself, in a recovery that began behind the checkpoint: if what it
+// had ended before the peer's history left its own, pg_rewind takes that for the peer's too.
+func (p rewindPlan) goesBackTo(checkpoint record.LSN) error {
+	if p.common == 0 || p.common > checkpoint {
+		return fmt.Errorf("pg_rewind would keep WAL that this server has written by itself (back to %s, not to %s): only a clone helps", p.common, checkpoint)
+	}
+	return nil
+}
+
+// runRewind runs pg_rewind twice: first dry, so that what is wrong is found while nothing has been touched. common, unless it is 0, is the
+// checkpoint that it must go back to, or behind.
+func (s *Server) runRewind(ctx context.Context, d DataState, peer peerState, common record.LSN, report func(string, uint64, uint64)) error {
 	args := []string{"--target-pgdata=" + s.cfg.DataDir, "--no-ensure-shutdown", "--progress",
 		"--source-server=" + s.peerConninfo("kineshim_rewind", s.peerAddress(ctx)) + " dbname=postgres"}
+	var plan rewindPlan
 	onLine := func(step string) func(string) {
 		return func(line string) {
+			plan.read(line)
 			if done, total, ok := parseKilobytes(line); ok {
 				report(step, done, total)
 			}
@@ -146,6 +189,11 @@ func (s *Server) runRewind(ctx context.Context, d DataState, peer peerState, rep
 	report("dry run", 0, 0)
 	if err := s.tool(ctx, s.command(syscall.SIGKILL, "pg_rewind", append(args, "--dry-run")...), onLine("dry run")); err != nil {
 		return err
+	}
+	if common != 0 {
+		if err := plan.goesBackTo(common); err != nil {
+			return err
+		}
 	}
 	if err := s.keepDiverged(d, peer); err != nil {
 		return err

@@ -5,14 +5,16 @@ import "sync"
 // holds lets readers keep the rows that they are about to read, and the compactor wait for those that began before it. A
 // reader that begins after the compacted revision has moved needs nothing that is garbage below it. The zero value is ready.
 type holds struct {
-	mu  sync.Mutex // guards gen and the generations' fields
+	mu  sync.Mutex // guards the fields below, and the generations'
 	gen *generation
+	// before are the generations before gen that have not ended, the oldest first.
+	before []*generation
 }
 
 // generation is the readers that began between two compactions.
 type generation struct {
 	readers int
-	ended   chan struct{} // closed when it is over and nobody of it is left
+	ended   chan struct{} // closed when it is over, and nobody is left of it nor of those before
 }
 
 func newGeneration() *generation { return &generation{ended: make(chan struct{})} }
@@ -32,23 +34,26 @@ func (h *holds) leave(g *generation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	g.readers--
-	if g.readers == 0 && g != h.gen {
-		close(g.ended)
+	h.end()
+}
+
+// end closes what has ended. h.mu is held.
+func (h *holds) end() {
+	for len(h.before) > 0 && h.before[0].readers == 0 {
+		close(h.before[0].ended)
+		h.before = h.before[1:]
 	}
 }
 
-// next begins a new generation and returns what is closed when everybody of those before has left. Of two calls the second
-// waits for the first's channel by itself: the caller is one goroutine that waits each time.
+// next begins a new generation and returns what is closed when everybody of those before has left, also of one whose end nobody has waited for.
 func (h *holds) next() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	old := h.gen
-	h.gen = newGeneration()
 	if old == nil {
 		old = newGeneration()
 	}
-	if old.readers == 0 {
-		close(old.ended)
-	}
+	h.gen, h.before = newGeneration(), append(h.before, old)
+	h.end()
 	return old.ended
 }

@@ -1,6 +1,9 @@
 package native
 
-import "testing"
+import (
+	"context"
+	"testing"
+)
 
 func isClosed(c <-chan struct{}) bool {
 	select {
@@ -8,6 +11,32 @@ func isClosed(c <-chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// One whose caller has gone must not wait its turn, only to do for nobody what takes an hour.
+func TestWhoHasGoneTakesNoSlot(t *testing.T) {
+	var s slot
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 { // a select among ready cases takes any of them
+		if err := s.take(gone, t.Context()); err == nil {
+			t.Fatal("taken")
+		}
+	}
+	if err := s.take(t.Context(), t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan error, 1)
+	leaving, leave := context.WithCancel(t.Context())
+	go func() { waiting <- s.take(leaving, t.Context()) }()
+	leave()
+	if err := <-waiting; err == nil {
+		t.Error("two have it")
+	}
+	s.leave()
+	if err := s.take(t.Context(), t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -30,6 +59,20 @@ func TestCompactorWaitsForTheReadersThatBeganBefore(t *testing.T) {
 	}
 	h.leave(later)
 	if !isClosed(ended) {
+		t.Fatal("nobody reads any more")
+	}
+}
+
+// A compactor that was interrupted while it waited leaves the readers to the next one.
+func TestReadersAreWaitedForWhoeverBeganToWait(t *testing.T) {
+	var h holds
+	reader := h.enter()
+	abandoned, ended := h.next(), h.next()
+	if isClosed(abandoned) || isClosed(ended) {
+		t.Fatal("one is still reading that began before both")
+	}
+	h.leave(reader)
+	if !isClosed(abandoned) || !isClosed(ended) {
 		t.Fatal("nobody reads any more")
 	}
 }

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"regexp"
 	"sync"
@@ -37,8 +38,33 @@ type sizes struct {
 	total, inUse int64      // bytes
 	at           time.Time  // zero: not known
 
-	vacuum sync.Mutex // held by the vacuum that runs
+	vacuum slot // of the vacuum that runs
 }
+
+// slot is for one at a time. The zero value is free.
+type slot struct {
+	once sync.Once // makes busy
+	busy chan struct{}
+}
+
+// take waits until the slot is free, or either context ends.
+func (s *slot) take(a, b context.Context) error {
+	s.once.Do(func() { s.busy = make(chan struct{}, 1) })
+	select {
+	case s.busy <- struct{}{}:
+	case <-a.Done():
+		return a.Err()
+	case <-b.Done():
+		return b.Err()
+	}
+	if err := cmp.Or(a.Err(), b.Err()); err != nil { // both were so
+		s.leave()
+		return err
+	}
+	return nil
+}
+
+func (s *slot) leave() { <-s.busy }
 
 // read returns the size in bytes, at most sizesFor old. ask asks PostgreSQL.
 func (s *sizes) read(ctx context.Context, ask func(context.Context) (total, inUse int64, err error)) (total, inUse int64, err error) {
@@ -93,13 +119,18 @@ func (e *Engine) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRes
 }
 
 // Defragment vacuums the table beside the writes, and returns when that is done. Unlike etcd's it stops nobody, and it gives
-// space back to the rows to come rather than to the file system. One runs at a time; it goes on if its client leaves.
-func (e *Engine) Defragment(context.Context, *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+// space back to the rows to come rather than to the file system. One runs at a time; it goes on if its client leaves, while one that waits does not.
+func (e *Engine) Defragment(asked context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
 	if err := e.usable(); err != nil {
 		return nil, err
 	}
-	e.sizes.vacuum.Lock()
-	defer e.sizes.vacuum.Unlock()
+	if err := e.sizes.vacuum.take(asked, e.ctx); err != nil {
+		if unusable := e.usable(); unusable != nil {
+			return nil, unusable
+		}
+		return nil, status.FromContextError(err).Err()
+	}
+	defer e.sizes.vacuum.leave()
 	ctx, cancel := context.WithTimeout(e.ctx, vacuumBound)
 	defer cancel()
 	began := time.Now()
@@ -126,11 +157,13 @@ func (e *Engine) runTidy(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		e.sizes.vacuum.Lock()
+		if e.sizes.vacuum.take(ctx, ctx) != nil {
+			return
+		}
 		bounded, cancel := context.WithTimeout(ctx, vacuumBound)
 		err := e.store.Tidy(bounded)
 		cancel()
-		e.sizes.vacuum.Unlock()
+		e.sizes.vacuum.leave()
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("the index of the table is not kept small; tried again", "error", err, "after", tidyEvery)
 		}
