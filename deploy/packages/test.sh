@@ -202,7 +202,8 @@ expect "purge at a terminal, answer delete, of a file system of its own" purge_b
 expect "the data are gone" test -z "$(ls -A "$system/var/lib/kineshim")"
 expect "nothing starts it" test ! -L "$system/etc/systemd/system/multi-user.target.wants/kineshim.service"
 umount "$system/var/lib/kineshim"
-expect "purge of what is empty asks nothing" purge_by ""
+install_debs /packages/kineshim_0.0.2_amd64.deb || fail "the third installation"
+expect "purge of what is empty asks nothing" in_system dpkg --purge kineshim </dev/null
 expect "its directory is gone" test ! -e "$system/var/lib/kineshim"
 expect "the configuration is gone" test ! -e "$system/etc/kineshim"
 expect "the user is gone" refuse in_system getent passwd kineshim
