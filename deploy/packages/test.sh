@@ -52,7 +52,7 @@ cleanup() {
 	local pid
 	for pid in "${started[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
 	for pid in $(processes_of_system); do kill -KILL "$pid" 2>/dev/null || true; done
-	mountpoint -q "$system/proc" && umount -l "$system/proc"
+	for m in "$system/proc" "$system/var/lib/kineshim"; do mountpoint -q "$m" && umount -l "$m"; done
 	return 0
 }
 
