@@ -53,6 +53,21 @@ func (l *link) over() bool {
 	return l.session != nil && l.session.Over()
 }
 
+// deaf: the client's machine acknowledges nothing of what is sent to it again and again. One whose program does not read does.
+func (l *link) deaf() bool {
+	s, ok := l.raw.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	c, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info *unix.TCPInfo
+	_ = c.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }) // fails on closed ones only
+	return err == nil && info != nil && info.Retransmits >= l.relay.cfg.deafAfter
+}
+
 // encrypted is the client's connection with TLS; nil if it has none.
 func (l *link) encrypted() *tls.Conn {
 	l.mu.Lock()
@@ -117,13 +132,6 @@ func (l *link) begin(ctx context.Context, from *bufio.Reader) ([]byte, *bufio.Re
 		SetKeepAliveConfig(net.KeepAliveConfig) error
 	}); ok {
 		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}) // fails on closed ones only
-	}
-	if s, ok := l.raw.(syscall.Conn); ok {
-		if c, err := s.SyscallConn(); err == nil { // both fail on closed ones only
-			_ = c.Control(func(fd uintptr) {
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged.Milliseconds()))
-			})
-		}
 	}
 	_ = l.raw.SetDeadline(time.Now().Add(beginWithin)) // fails on closed ones only
 	for range 3 {                                      // GSS, TLS, and then the startup itself

@@ -7,6 +7,7 @@
 package pgrelay
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -77,6 +78,8 @@ type Config struct {
 	TLS         *tls.Config
 	NoPlainText bool
 	Log         *slog.Logger
+
+	deafAfter uint8 // in tests; else the constant
 }
 
 const (
@@ -90,8 +93,13 @@ const (
 	lookEvery = 20 * time.Millisecond
 	// sayWithin bounds the sending of a refusal.
 	sayWithin = time.Second
-	// keepAlive finds a client that died without a word, within three of them, and unacknowledged one to which something is on its way.
-	keepAlive, unacknowledged = 10 * time.Second, 20 * time.Second
+	// keepAlive finds a client that died without a word, within three of them.
+	keepAlive = 10 * time.Second
+	// deafAfter finds one to which something is on its way, when keep-alives rest: by so many transmissions in a row that are not acknowledged. Each
+	// waits twice as long as the one before, 13 seconds in all and more.
+	deafAfter = 6
+	// deafLook is how often that is looked at.
+	deafLook = time.Second
 	// leftToOthers is how many connections no single address gets, or a quarter of all if that is less: one that connects and says nothing leaves that many
 	// to the others.
 	leftToOthers = 10
@@ -122,6 +130,7 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Gate == nil || cfg.Log == nil || cfg.Socket == "" || cfg.MaxConnections < 1 {
 		return nil, errors.New("pgrelay: a gate, a socket, a bound of connections and a log are required")
 	}
+	cfg.deafAfter = cmp.Or(cfg.deafAfter, deafAfter)
 	room := turnstile.New(cfg.MaxConnections, cfg.MaxConnections-min(leftToOthers, cfg.MaxConnections/4))
 	return &Relay{cfg: cfg, log: cfg.Log.With("for", cfg.For), room: room, strangers: turnstile.New(maxStrangers, maxStrangers), links: map[*link]struct{}{}, said: quiet.New(quiet.Often)}, nil
 }
@@ -132,12 +141,15 @@ func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
 	for _, ln := range lns {
 		all.Go(func() { r.accept(ctx, ln, &all) })
 	}
-	t := time.NewTicker(lookEvery)
+	t, slow := time.NewTicker(lookEvery), time.NewTicker(deafLook)
 	defer t.Stop()
+	defer slow.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-t.C:
 			r.cut((*link).over, roleEnded)
+		case <-slow.C:
+			r.cut((*link).deaf, "the clients' machines do not answer")
 		case <-ctx.Done():
 		}
 	}

@@ -24,6 +24,8 @@ import (
 	"kineshim/integration/pgtest"
 	"kineshim/pgwire"
 	"kineshim/pki"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -369,6 +371,32 @@ func TestConnectionsAreCutWhenTheRoleEnds(t *testing.T) {
 	write(t, late, startup("clerk", "shop"))
 	readEnd(t, late)
 	awaitLinks(t, r, 0)
+}
+
+// A machine that has died acknowledges nothing; one whose program does not read does, and is left alone.
+func TestClientsWhoseMachinesAreDeafAreCutOff(t *testing.T) {
+	p := newFakePostgres(t)
+	_, at := start(t, &fakeGate{}, p.socket, func(c *Config) { c.deafAfter = 2 })
+	_, slowly := connected(t, p, at)
+	go func() { _, _ = slowly.Write(make([]byte, 32<<20)) }() // which nobody reads
+	client, server := connected(t, p, at)
+	raw, err := client.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var attached error
+	if err := raw.Control(func(fd uintptr) {
+		nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+		attached = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]})
+	}); err != nil || attached != nil {
+		t.Fatal(err, attached)
+	}
+	write(t, server, []byte("an answer"))
+	readEnd(t, server)
+	_ = slowly.SetReadDeadline(time.Now().Add(2 * deafLook)) // fails on closed ones only
+	if _, err := slowly.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one who does not read: %v", err)
+	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
