@@ -141,14 +141,17 @@ func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
 	for _, ln := range lns {
 		all.Go(func() { r.accept(ctx, ln, &all) })
 	}
-	t, slow := time.NewTicker(lookEvery), time.NewTicker(deafLook)
-	defer t.Stop()
-	defer slow.Stop()
+	roles, machines := time.NewTicker(lookEvery), time.NewTicker(deafLook)
+	defer roles.Stop()
+	defer machines.Stop()
+	if _, always := r.cfg.Gate.(Always); always {
+		roles.Stop() // its sessions are never over
+	}
 	for ctx.Err() == nil {
 		select {
-		case <-t.C:
+		case <-roles.C:
 			r.cut((*link).over, roleEnded)
-		case <-slow.C:
+		case <-machines.C:
 			r.cut((*link).deaf, "the clients' machines do not answer")
 		case <-ctx.Done():
 		}
@@ -158,12 +161,14 @@ func (r *Relay) Run(ctx context.Context, lns []net.Listener) error {
 	}
 	ended := make(chan struct{})
 	go func() { all.Wait(); close(ended) }()
+	again := time.NewTicker(lookEvery)
+	defer again.Stop()
 	for { // what is accepted at the last moment too
 		r.cut(func(*link) bool { return true }, "kineshim stops")
 		select {
 		case <-ended:
 			return nil
-		case <-t.C:
+		case <-again.C:
 		}
 	}
 }
