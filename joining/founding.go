@@ -151,7 +151,7 @@ func (f *Founding) Admit(q Request, key []byte, from string, now time.Time) (gue
 		return guest, false, fmt.Errorf("this token ended on %s; by the clock of %s it is %s. For a new one, there: kineshim token",
 			inv.Expires.UTC().Format(time.DateTime), f.Founder.Name, now.UTC().Format(time.DateTime))
 	}
-	p := raftwitness.Peer{Member: record.Member{Name: q.Name, Role: inv.Role}, Raft: q.Raft, Peer: q.Peer, Postgres: q.Postgres}
+	p := q.peer(inv.Role, "")
 	if err := f.fits(p); err != nil {
 		return guest, false, err
 	}
@@ -164,10 +164,15 @@ func (f *Founding) Admit(q Request, key []byte, from string, now time.Time) (gue
 	return guest, true, nil
 }
 
+// peer is the member that the guest wants to be.
+func (q Request) peer(role record.Role, serverID string) raftwitness.Peer {
+	return raftwitness.Peer{Member: record.Member{Name: q.Name, Role: role, ServerID: serverID}, Raft: q.Raft, Peer: q.Peer, Postgres: q.Postgres}
+}
+
 // correct takes what a guest that comes again says of itself now, as long as nobody else has been told of it.
 func (f *Founding) correct(inv *Invitation, q Request) (guest Guest, changed bool, err error) {
 	guest = *inv.Guest
-	p := raftwitness.Peer{Member: record.Member{Name: q.Name, Role: inv.Role, ServerID: guest.ServerID}, Raft: q.Raft, Peer: q.Peer, Postgres: q.Postgres}
+	p := q.peer(inv.Role, guest.ServerID)
 	if p == guest.Peer {
 		return guest, false, nil
 	}

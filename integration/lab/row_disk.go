@@ -43,14 +43,23 @@ func (t *Trial) health(of, says string) {
 	t.timeline.note("the status says of %s: ... %s ...", of, says)
 }
 
-// errorsSince are the errors that clients have met since an instant, by code.
-func (t *Trial) errorsSince(since time.Time) map[string]int {
-	out := map[string]int{}
+// failedSince are the requests that have ended with an error since an instant.
+func (t *Trial) failedSince(since time.Time) []ledger.Entry {
+	var out []ledger.Entry
 	from := t.load.rec.At(since)
 	for _, e := range t.load.rec.Entries() {
 		if e.End >= from && e.Code != "" {
-			out[e.Code]++
+			out = append(out, e)
 		}
+	}
+	return out
+}
+
+// errorsSince are the errors that clients have met since an instant, by code.
+func (t *Trial) errorsSince(since time.Time) map[string]int {
+	out := map[string]int{}
+	for _, e := range t.failedSince(since) {
+		out[e.Code]++
 	}
 	return out
 }
@@ -60,11 +69,7 @@ func (t *Trial) errorsSince(since time.Time) map[string]int {
 func (t *Trial) errorsOfAHandOver(since time.Time) []string {
 	var out []string
 	cut := map[int]bool{}
-	from := t.load.rec.At(since)
-	for _, e := range t.load.rec.Entries() {
-		if e.End < from || e.Code == "" {
-			continue
-		}
+	for _, e := range t.failedSince(since) {
 		ended := e.Code == codes.Unavailable.String() && strings.Contains(e.Error, "error reading from server: ")
 		if e.Endpoint == VIP && ended && !cut[e.Worker] {
 			cut[e.Worker] = true
