@@ -144,7 +144,7 @@ func failoverIsTold(t *testing.T, r *rig) {
 	r.tells(t, s, fromS, chapter{"msg": "the other node", "node": p})
 	r.tells(t, s, fromS, takeOver(s, "the primary", epoch)...)
 	r.tells(t, p, fromP,
-		chapter{"msg": "kineshim runs", "node": p},
+		chapter{"msg": "kineshim starts", "node": p},
 		chapter{"msg": "cluster record changed", "kind": "promote", "primary": s, "why": "the primary", "epoch": epoch},
 		chapter{"msg": "decided", "rule": "", "why": "the other node is the primary"},
 		chapter{"msg": "cluster record changed", "kind": "pair", "primary": s, "why": ""})

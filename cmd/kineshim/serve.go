@@ -181,6 +181,8 @@ type node struct {
 func (n *node) run(ctx context.Context) (err error) {
 	ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
+	// Before anything that has a log of its own: what a log tells after it is of this process.
+	n.log.Info("kineshim starts", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version)
 	if priority.Raise(n.log) {
 		stopKeeping := n.background(func(ctx context.Context) error { priority.Keep(ctx, n.log); return nil })
 		defer func() { err = errors.Join(err, stopKeeping()) }()
@@ -258,8 +260,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	stopRenewals := n.background(n.renewCertificates)
 	defer func() { err = errors.Join(err, stopRenewals()) }()
 	stopAgent := n.background(n.agent.Run)
-	n.log.Info("kineshim runs", "node", n.cfg.Name, "server", n.id.ServerID, "cluster", n.id.ClusterID, "version", version.Version,
-		"client", clientURLs(n.cfg), "control", n.cfg.ControlSocket)
+	n.log.Info("kineshim runs", "node", n.cfg.Name, "client", clientURLs(n.cfg), "control", n.cfg.ControlSocket)
 
 	n.systemd.Ready()
 	stopTelling := n.background(n.tellSystemd)
