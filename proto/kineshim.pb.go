@@ -116,7 +116,7 @@ type NodeState struct {
 	Epoch           uint64 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	AppliedIndex    uint64 `protobuf:"varint,11,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	RecordConfirmed bool   `protobuf:"varint,12,opt,name=record_confirmed,json=recordConfirmed,proto3" json:"record_confirmed,omitempty"` // confirmed with a majority since this process started
-	// PostgreSQL. role is one of: absent, stopped, starting, standby, promoting, primary, cloning, rewinding, stopping, failed.
+	// PostgreSQL. role is one of: absent, broken, stopped, starting, standby, promoting, primary, cloning, rewinding, stopping.
 	Role         string    `protobuf:"bytes,20,opt,name=role,proto3" json:"role,omitempty"`
 	RoleReason   string    `protobuf:"bytes,21,opt,name=role_reason,json=roleReason,proto3" json:"role_reason,omitempty"`
 	SystemId     uint64    `protobuf:"varint,22,opt,name=system_id,json=systemId,proto3" json:"system_id,omitempty"`
@@ -445,15 +445,17 @@ func (x *NodeState) GetVips() []*VipState {
 
 // VipState is a virtual address as one node knows it.
 type VipState struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Address    string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`                         // without the prefix length
-	Interface  string                 `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`                     // where it is on this node, or would be; "": not known
-	Mac        string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`                                 // of the interface: what this node answers with
-	Held       bool                   `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`                              // it is on the interface
-	HookOnly   bool                   `protobuf:"varint,5,opt,name=hook_only,json=hookOnly,proto3" json:"hook_only,omitempty"`      // the node never holds it itself: the hook moves whatever does
-	Problem    string                 `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`                         // why it is not held, or who else claims it, and what to do; "": all is well
-	ForeignMac string                 `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"` // of a host that claims the address and is neither of the data nodes
-	Hook       string                 `protobuf:"bytes,8,opt,name=hook,proto3" json:"hook,omitempty"`                               // what became of the hook's last event; "": there was none
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Address     string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`                              // without the prefix length
+	Interface   string                 `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`                          // where it is on this node, or would be; "": not known
+	Mac         string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`                                      // of the interface: what this node answers with
+	Held        bool                   `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`                                   // it is on the interface
+	HookOnly    bool                   `protobuf:"varint,5,opt,name=hook_only,json=hookOnly,proto3" json:"hook_only,omitempty"`           // the node never holds it itself: the hook moves whatever does
+	Problem     string                 `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`                              // why it is not held, or who else claims it, and what to do; "": all is well
+	ForeignMac  string                 `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"`      // of a host that claims the address and is neither of the data nodes
+	Hook        string                 `protobuf:"bytes,8,opt,name=hook,proto3" json:"hook,omitempty"`                                    // what became of the hook's last event; "": there was none
+	HookFailing bool                   `protobuf:"varint,12,opt,name=hook_failing,json=hookFailing,proto3" json:"hook_failing,omitempty"` // the hook's last attempt failed
+	HookMoved   bool                   `protobuf:"varint,13,opt,name=hook_moved,json=hookMoved,proto3" json:"hook_moved,omitempty"`       // the hook's last event is an acquire, and done
 	// Since the process started.
 	Conflicts     uint64 `protobuf:"varint,9,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
 	Takeovers     uint64 `protobuf:"varint,10,opt,name=takeovers,proto3" json:"takeovers,omitempty"`
@@ -546,6 +548,20 @@ func (x *VipState) GetHook() string {
 		return x.Hook
 	}
 	return ""
+}
+
+func (x *VipState) GetHookFailing() bool {
+	if x != nil {
+		return x.HookFailing
+	}
+	return false
+}
+
+func (x *VipState) GetHookMoved() bool {
+	if x != nil {
+		return x.HookMoved
+	}
+	return false
 }
 
 func (x *VipState) GetConflicts() uint64 {
@@ -2711,7 +2727,7 @@ const file_kineshim_proto_rawDesc = "" +
 	"\tdisk_full\x18I \x01(\bR\bdiskFull\x12!\n" +
 	"\fdisk_failing\x18J \x01(\bR\vdiskFailing\x12!\n" +
 	"\fdata_damaged\x18K \x01(\bR\vdataDamaged\x12)\n" +
-	"\x04vips\x18< \x03(\v2\x15.kineshim.v1.VipStateR\x04vips\"\xb5\x02\n" +
+	"\x04vips\x18< \x03(\v2\x15.kineshim.v1.VipStateR\x04vips\"\xf7\x02\n" +
 	"\bVipState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x10\n" +
@@ -2721,7 +2737,10 @@ const file_kineshim_proto_rawDesc = "" +
 	"\aproblem\x18\x06 \x01(\tR\aproblem\x12\x1f\n" +
 	"\vforeign_mac\x18\a \x01(\tR\n" +
 	"foreignMac\x12\x12\n" +
-	"\x04hook\x18\b \x01(\tR\x04hook\x12\x1c\n" +
+	"\x04hook\x18\b \x01(\tR\x04hook\x12!\n" +
+	"\fhook_failing\x18\f \x01(\bR\vhookFailing\x12\x1d\n" +
+	"\n" +
+	"hook_moved\x18\r \x01(\bR\thookMoved\x12\x1c\n" +
 	"\tconflicts\x18\t \x01(\x04R\tconflicts\x12\x1c\n" +
 	"\ttakeovers\x18\n" +
 	" \x01(\x04R\ttakeovers\x12#\n" +

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"kineshim/failover"
@@ -102,7 +101,7 @@ func (n *node) sample() nodemetrics.Sample {
 	s.Certificates = n.certificateEnds()
 	for _, a := range n.vipStates() {
 		s.VIPs = append(s.VIPs, nodemetrics.VIP{
-			Address: a.Address, Held: a.Held, Trouble: a.Problem != "" || strings.Contains(a.Hook, ": failed"), HookOnly: a.HookOnly, Conflicts: a.Conflicts, Takeovers: a.Takeovers, HookFailures: a.HookFailures,
+			Address: a.Address, Held: a.Held || a.HookOnly && a.HookMoved, Trouble: a.Problem != "" || a.HookFailing, Conflicts: a.Conflicts, Takeovers: a.Takeovers, HookFailures: a.HookFailures,
 		})
 	}
 	if v != nil {

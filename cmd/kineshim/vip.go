@@ -63,7 +63,7 @@ func (n *node) vipStates() []*pb.VipState {
 	for _, s := range n.vips.Status() {
 		out = append(out, &pb.VipState{
 			Address: s.Address.Addr().String(), Interface: s.Interface, Mac: s.MAC, Held: s.Held, HookOnly: s.HookOnly, Problem: s.Problem,
-			ForeignMac: s.ForeignMAC, Hook: s.Hook, Conflicts: s.Conflicts, Takeovers: s.Takeovers, HookFailures: s.HookFailures,
+			ForeignMac: s.ForeignMAC, Hook: s.Hook, HookFailing: s.HookFailing, HookMoved: s.HookMoved, Conflicts: s.Conflicts, Takeovers: s.Takeovers, HookFailures: s.HookFailures,
 		})
 	}
 	return out

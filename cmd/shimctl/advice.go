@@ -57,6 +57,10 @@ func nodeAdvice(n *proto.NodeStatus) string {
 		return fmt.Sprintf("enrol %s anew, on the primary's machine: shimctl node replace %s", n.GetName(), n.GetName())
 	}
 	switch s.GetRole() {
+	case "absent", "stopped":
+		if s.GetRoleReason() != "" {
+			return fmt.Sprintf("look into kineshim's log on %s (journalctl -u kineshim): it tries again by itself, and says why that fails", n.GetName())
+		}
 	case "broken":
 		return fmt.Sprintf("wait: %s gets its data anew by itself. If that comes to nothing, its log says why (journalctl -u kineshim)", n.GetName())
 	case "cloning", "rewinding":

@@ -64,7 +64,7 @@ func vipOn(n *proto.NodeStatus, v *proto.VipState) string {
 	switch {
 	case v.GetHeld():
 		return fmt.Sprintf("%s (%s)", name, v.GetInterface())
-	case v.GetHookOnly() && v.GetHook() == "acquire: done":
+	case v.GetHookOnly() && v.GetHookMoved():
 		return name + " (by its hook)"
 	}
 	return ""
@@ -77,7 +77,7 @@ func vipNotes(n *proto.NodeStatus) []string {
 		if v.GetProblem() != "" {
 			notes = append(notes, fmt.Sprintf("virtual address %s: %s", v.GetAddress(), v.GetProblem()))
 		}
-		if strings.Contains(v.GetHook(), ": failed") {
+		if v.GetHookFailing() {
 			notes = append(notes, fmt.Sprintf("virtual address %s: the hook's %s", v.GetAddress(), v.GetHook()))
 		}
 	}

@@ -14,8 +14,8 @@ func TestVIPsAreShown(t *testing.T) {
 	st := &proto.StatusResponse{Nodes: []*proto.NodeStatus{
 		node("a", true, &proto.VipState{Address: "192.0.2.50", Interface: "eth0", Held: true},
 			&proto.VipState{Address: "2001:db8::50", Interface: "eth0", Problem: "another host, 02:00:00:00:00:66, has the address"},
-			&proto.VipState{Address: "203.0.113.5", HookOnly: true, Hook: "acquire: done"},
-			&proto.VipState{Address: "203.0.113.6", HookOnly: true, Hook: "acquire: failed 2 times: exit status 1"}),
+			&proto.VipState{Address: "203.0.113.5", HookOnly: true, Hook: "acquire: done", HookMoved: true},
+			&proto.VipState{Address: "203.0.113.6", HookOnly: true, Hook: "acquire: failed 2 times: exit status 1", HookFailing: true}),
 		node("b", false, &proto.VipState{Address: "192.0.2.50", Interface: "eth1", Held: true}, &proto.VipState{Address: "203.0.113.5", HookOnly: true, Hook: "release: done"}),
 	}}
 	text := renderStatus(st)

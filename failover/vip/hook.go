@@ -53,11 +53,20 @@ type hook struct {
 	log           *slog.Logger
 	wake          chan struct{} // of size 1
 
-	mu       sync.Mutex // guards the fields below
-	newest   hookEvent
-	pending  bool // newest has not been begun
-	began    bool // an acquire has been begun, and no release is over since: there is something to release
-	outcome  string
+	mu      sync.Mutex // guards the fields below
+	newest  hookEvent
+	pending bool // newest has not been begun
+	began   bool // an acquire has been begun, and no release is over since: there is something to release
+	hookState
+}
+
+// hookState is what Status says of a hook.
+type hookState struct {
+	// outcome is what became of the newest event: "acquire: running", "release: failed 2 times: ..."; "" before the first.
+	outcome string
+	// failing: its last attempt failed. moved: it is an acquire, and done.
+	failing, moved bool
+	// failures counts attempts since the process started.
 	failures uint64
 }
 
@@ -93,22 +102,21 @@ func (h *hook) want(acquire bool, epoch uint64, place string) {
 }
 
 // state is for Status.
-func (h *hook) state() (outcome string, failures uint64) {
+func (h *hook) state() hookState {
 	if h == nil {
-		return "", 0
+		return hookState{}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.outcome, h.failures
+	return h.hookState
 }
 
-func (h *hook) set(outcome string, failed bool) {
+// set notes what has become of the newest event; failures are those to add.
+func (h *hook) set(s hookState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.outcome = outcome
-	if failed {
-		h.failures++
-	}
+	s.failures += h.failures
+	h.hookState = s
 }
 
 // begin returns the newest event, if it has not been begun. From then on wake means that there is a newer one.
@@ -195,7 +203,9 @@ func (h *hook) serve(ctx context.Context, e hookEvent) {
 
 // attempt runs the command once. It and all its children are killed when it takes too long.
 func (h *hook) attempt(ctx context.Context, e hookEvent, n int) bool {
-	h.set(e.String()+": running", false)
+	if n == 1 { // until another attempt is over, what is known of the hook is that it fails
+		h.set(hookState{outcome: e.String() + ": running"})
+	}
 	log := h.log.With("hook", h.argv[0], "event", e.String(), "epoch", e.epoch, "attempt", n)
 	began := time.Now()
 	bound, cancel := context.WithTimeout(ctx, h.timeout)
@@ -211,17 +221,17 @@ func (h *hook) attempt(ctx context.Context, e hookEvent, n int) bool {
 	took := time.Since(began).Round(time.Millisecond)
 	switch {
 	case err == nil:
-		h.set(e.String()+": done", false)
+		h.set(hookState{outcome: e.String() + ": done", moved: e.acquire})
 		log.Info("the virtual address's hook has run", "took", took, "output", out.String())
 		return true
 	case ctx.Err() != nil:
-		h.set(e.String()+": given up", false)
+		h.set(hookState{outcome: e.String() + ": given up"})
 		log.Info("the virtual address's hook is ended: the role has changed, or kineshim stops", "took", took, "output", out.String())
 		return false
 	case errors.Is(bound.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("it took longer than %v and was killed", h.timeout)
 	}
-	h.set(fmt.Sprintf("%s: failed %d times: %v", e, n, err), true)
+	h.set(hookState{outcome: fmt.Sprintf("%s: failed %d times: %v", e, n, err), failing: true, failures: 1})
 	log.Warn("the virtual address's hook failed", "error", err, "took", took, "output", out.String())
 	return false
 }

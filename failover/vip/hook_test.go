@@ -48,8 +48,7 @@ func content(path string) string {
 
 func (h *hook) outcomeIs(want string) func() bool {
 	return func() bool {
-		got, _ := h.state()
-		return strings.HasPrefix(got, want)
+		return strings.HasPrefix(h.state().outcome, want)
 	}
 }
 
@@ -77,8 +76,23 @@ func TestHookIsRetried(t *testing.T) {
 	if got := content(filepath.Join(dir, "attempts")); got != "1\n2" {
 		t.Error(got)
 	}
-	if _, failures := h.state(); failures != 1 {
-		t.Errorf("%d failures", failures)
+	if s := h.state(); s.failures != 1 || s.failing || !s.moved {
+		t.Errorf("%+v", s)
+	}
+}
+
+// An alert that waits for minutes would never fire if each attempt cleared it.
+func TestHookFailsUntilAnAttemptSucceeds(t *testing.T) {
+	h, dir, _ := startHook(t, `[ $KINESHIM_EVENT = release ] && exit; [ $KINESHIM_ATTEMPT = 1 ] && exit 1; echo > $D/again; sleep 1000`, time.Hour)
+	h.want(true, 1, "")
+	eventually(t, "the second attempt", func() bool { _, err := os.Stat(filepath.Join(dir, "again")); return err == nil })
+	if s := h.state(); !s.failing || s.moved || s.failures != 1 || !strings.HasPrefix(s.outcome, "acquire: failed 1 times") {
+		t.Errorf("%+v", s)
+	}
+	h.want(false, 0, "")
+	eventually(t, "release", h.outcomeIs("release: done"))
+	if s := h.state(); s.failing || s.moved {
+		t.Errorf("%+v", s)
 	}
 }
 
@@ -86,7 +100,7 @@ func TestSlowHookIsKilledWithItsChildren(t *testing.T) {
 	h, dir, _ := startHook(t, `sleep 1000 & echo $! > $D/child; wait`, 300*time.Millisecond)
 	h.want(true, 1, "")
 	eventually(t, "the failure", h.outcomeIs("acquire: failed"))
-	if got, _ := h.state(); !strings.Contains(got, "longer than 300ms") {
+	if got := h.state().outcome; !strings.Contains(got, "longer than 300ms") {
 		t.Error(got)
 	}
 	pid, err := strconv.Atoi(content(filepath.Join(dir, "child")))
@@ -146,7 +160,7 @@ func TestHookThatIsMissingIsReported(t *testing.T) {
 	if h.attempt(t.Context(), hookEvent{acquire: true}, 1) {
 		t.Error("it ran")
 	}
-	if got, _ := h.state(); !strings.Contains(got, "no such file") {
+	if got := h.state().outcome; !strings.Contains(got, "no such file") {
 		t.Error(got)
 	}
 }

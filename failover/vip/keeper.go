@@ -416,11 +416,12 @@ func (k *keeper) fail(now time.Time, err error) bool {
 
 // report makes the state known, and logs a problem when it is a new one.
 func (k *keeper) report(problem string) {
-	hook, failures := k.hook.state()
+	hook := k.hook.state()
 	k.mu.Lock()
 	s := &k.status
 	old := s.Problem
-	s.Held, s.Problem, s.ForeignMAC, s.Hook, s.HookFailures = k.held, problem, k.foreign, hook, failures
+	s.Held, s.Problem, s.ForeignMAC = k.held, problem, k.foreign
+	s.Hook, s.HookFailing, s.HookMoved, s.HookFailures = hook.outcome, hook.failing, hook.moved, hook.failures
 	s.Interface, s.MAC = "", ""
 	if k.placed {
 		s.Interface, s.MAC = k.place.Interface, k.place.MAC.String()

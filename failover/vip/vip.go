@@ -73,6 +73,8 @@ type Status struct {
 	HookOnly bool
 	// Hook is what became of the hook's last event: "", "acquire: running", "acquire: done", "release: ...".
 	Hook string
+	// HookFailing: the hook's last attempt failed. HookMoved: its last event is an acquire, and done.
+	HookFailing, HookMoved bool
 	// Problem is why it is not held, or that somebody else claims it, and what to do; "" if all is well.
 	Problem string
 	// ForeignMAC is that of a host that claims the address and is neither of the data nodes; "" if none does.

@@ -76,7 +76,7 @@ type Store struct {
 // VIP is one virtual address.
 type VIP struct {
 	Address                            string
-	Held, Trouble, HookOnly            bool
+	Held, Trouble                      bool
 	Conflicts, Takeovers, HookFailures uint64
 }
 

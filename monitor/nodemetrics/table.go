@@ -131,13 +131,7 @@ var table = []sampled{
 	ofEngine("kineshim_leases", "etcd leases", func(s *Store) float64 { return float64(s.Leases) }),
 
 	// Virtual addresses and certificates.
-	partly("kineshim_vip_held", monitor.Gauge, "1 if this node has the virtual address", "for each of `vips` that a hook does not move alone", func(s *Sample, e emit) {
-		for _, v := range s.VIPs {
-			if !v.HookOnly {
-				e(monitor.Truth(v.Held), v.Address)
-			}
-		}
-	}, "address"),
+	ofVIPs("kineshim_vip_held", monitor.Gauge, "1 if this node has the virtual address, or, with `hook_only`, its hook has moved it here", func(v VIP) float64 { return monitor.Truth(v.Held) }),
 	ofVIPs("kineshim_vip_trouble", monitor.Gauge, "1 if something is wrong with it; shimctl status says what", func(v VIP) float64 { return monitor.Truth(v.Trouble) }),
 	ofVIPs("kineshim_vip_conflicts_total", monitor.Counter, "how often another host was found to claim it", func(v VIP) float64 { return float64(v.Conflicts) }),
 	ofVIPs("kineshim_vip_takeovers_total", monitor.Counter, "how often this node has taken it", func(v VIP) float64 { return float64(v.Takeovers) }),
