@@ -35,6 +35,7 @@ export CONTROL
 
 # Go replaces no file below its module cache: the test server is replaced in a copy of the module. With -trimpath, the place
 # of the copy is not part of what is built, so that the next run finds it built.
+go mod download k8s.io/apiserver # go list names no directory of a module that is not there yet, and is content with that
 apiserver=$(go list -m -f '{{.Dir}}' k8s.io/apiserver)
 cp -r "$apiserver" "$work/apiserver"
 chmod -R u+w "$work/apiserver"
