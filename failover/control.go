@@ -214,7 +214,7 @@ func (a *Agent) force(ctx context.Context, in *pb.PromoteRequest) (*pb.PromoteRe
 // SetPaused suspends automatic failover, or ends that.
 func (s ControlServer) SetPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.SetPausedResponse, error) {
 	a := s.Agent
-	if a.store.Status().LeaderName == a.cfg.Other {
+	if a.otherLeads(ctx) {
 		r, err := a.cfg.Peer.SetPaused(ctx, in)
 		return r, a.saidByLeader(err)
 	}
@@ -233,7 +233,7 @@ func (a *Agent) setPaused(ctx context.Context, in *pb.SetPausedRequest) (*pb.Set
 // Revoke voids an operator's certificates.
 func (s ControlServer) Revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
 	a := s.Agent
-	if a.store.Status().LeaderName == a.cfg.Other {
+	if a.otherLeads(ctx) {
 		r, err := a.cfg.Peer.Revoke(ctx, in)
 		return r, a.saidByLeader(err)
 	}
@@ -243,6 +243,26 @@ func (s ControlServer) Revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.Re
 func (a *Agent) revoke(ctx context.Context, in *pb.RevokeRequest) (*pb.RevokeResponse, error) {
 	err := a.putDown(ctx, record.Command{Kind: record.Revoke, Node: in.Name, Why: "by " + in.Operator}, func(r *record.Record) bool { return r.IsRevoked(in.Name) })
 	return &pb.RevokeResponse{}, err
+}
+
+// electionPatience is for how long an operator's word waits for a leader: when links are back, there is one a moment later.
+const electionPatience = 4 * time.Second
+
+// otherLeads waits until a data node leads, for electionPatience at most, and says whether it is the other one.
+func (a *Agent) otherLeads(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, electionPatience)
+	defer cancel()
+	for {
+		switch a.store.Status().LeaderName {
+		case a.cfg.Self:
+			return false
+		case a.cfg.Other:
+			return true
+		}
+		if !pause(ctx, wishPoll) {
+			return false
+		}
+	}
 }
 
 // saidByLeader is what the other node's answer to an operator's word means here.

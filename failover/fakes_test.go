@@ -109,6 +109,13 @@ func (s *fakeStore) set(r *record.Record) {
 	s.rec = r
 }
 
+// lead makes the named voter the leader.
+func (s *fakeStore) lead(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Leader, s.status.LeaderName = name == "a", name
+}
+
 func (s *fakeStore) setLease(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,6 +14,23 @@ import (
 	"kineshim/raftwitness/record"
 )
 
+// When links are back, a leader is there a moment later; what an operator says meanwhile, as in shimctl pause; ...; shimctl resume, is not refused.
+func TestAnOperatorsWordWaitsForALeader(t *testing.T) {
+	f := newAgent(t, "a", pairedRecord())
+	f.store.status = RaftStatus{}
+	f.store.propose = func(context.Context, record.Command) (Outcome, error) {
+		if f.store.Status().LeaderName != "a" {
+			return NotDone, errors.New("nobody leads")
+		}
+		return Done, nil
+	}
+	elected := time.AfterFunc(50*time.Millisecond, func() { f.store.lead("a") })
+	defer elected.Stop()
+	if _, err := (ControlServer{Agent: f.Agent}).SetPaused(t.Context(), &pb.SetPausedRequest{Paused: true, Operator: "test"}); err != nil {
+		t.Error(err)
+	}
+}
+
 // What the record says already is an answer only where it is known to be the newest record.
 func TestPauseIsDoneOnlyWhereAMajorityKnowsOfIt(t *testing.T) {
 	lead := RaftStatus{Leader: true, Barrier: true, LeaderName: "a"}

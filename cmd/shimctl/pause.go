@@ -19,8 +19,10 @@ func (a *app) pauseCommand() *cobra.Command {
 		Use:   "pause",
 		Short: "suspend automatic failover, for maintenance",
 		Long: `pause suspends automatic failover: the primary goes on serving, and if it is lost, nobody takes over
-until you say resume. Replication goes on, and a switchover (shimctl promote NODE) works.`,
-		Example: `  shimctl pause && systemctl restart networking; shimctl resume`,
+until you say resume. Replication goes on, and a switchover (shimctl promote NODE) works. What the primary
+needs it needs nevertheless: before work on the network, stop kineshim on the standby instead.`,
+		Example: `  shimctl pause    # the primary is to come back by itself, whatever happens to it
+  shimctl resume`,
 		Args:    noArgs,
 		RunE: command(func(ctx context.Context, _ []string) error {
 			if err := a.setPaused(ctx, true); err != nil {
