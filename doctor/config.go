@@ -128,7 +128,7 @@ func checkShown(f *notes, key, whom string, t config.ClientTLS) {
 	for _, w := range source.Warnings() {
 		f.warn("replace the file: kineshim reads it anew by itself", "%s: %s", key, w)
 	}
-	f.ok("%s: the certificate that %s are shown is good until %s", key, whom, day(source.NotAfter()))
+	f.ok("%s: the certificate that %s are shown is good until %s", key, whom, day(source.Leaf().NotAfter))
 }
 
 // namedFile is a file that the configuration names, and what the service does with it.

@@ -84,6 +84,7 @@ func (a *Agent) checkDamage(ctx context.Context) {
 	a.log.Error("PostgreSQL has found damaged pages: look at the disk", "checksumFailures", failures)
 	a.mu.Lock()
 	a.local.data.Damaged = true // also if it could not be written down
+	a.local.damageFound++
 	a.mu.Unlock()
 	a.beat()
 	a.wake()

@@ -23,6 +23,8 @@ type local struct {
 	// unwellSince is since when write probes have failed; zero: the last one succeeded.
 	unwellSince   time.Time
 	startFailures int
+	// damageFound counts how often damaged pages have been found in a copy of the data.
+	damageFound uint64
 
 	// life counts the standby's lives; see StandbyLife. copyEpoch is the epoch in which this process's copy of the data was begun; 0: there is none.
 	life, copyEpoch uint64

@@ -28,6 +28,8 @@ type Vitals struct {
 	// PostgresUp: it runs. StartFailures counts starts that failed in a row.
 	PostgresUp    bool
 	StartFailures int
+	// DamageFound counts since this process started how often damaged pages have been found in a copy of the data, which is then made anew.
+	DamageFound uint64
 	// Essentials are PostgreSQL's numbers at EssentialsAt; the zero time: not known.
 	Essentials   postgres.Essentials
 	EssentialsAt time.Time
@@ -58,7 +60,7 @@ func (a *Agent) publish() {
 		v.WitnessHeard = in.Raft.WitnessSilent
 	}
 	v.AcknowledgesItself = in.Local.Solo && in.Local.Role == decide.Primary
-	v.PostgresUp, v.StartFailures = l.up, l.startFailures
+	v.PostgresUp, v.StartFailures, v.DamageFound = l.up, l.startFailures, l.damageFound
 	v.Essentials, v.EssentialsAt = l.essentials, l.essentialsAt
 	v.Failovers = maps.Clone(a.failovers.count)
 	a.mu.Unlock()

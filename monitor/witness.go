@@ -9,14 +9,20 @@ import (
 	"time"
 )
 
+// Certificate is for how long a certificate is good.
+type Certificate struct{ Begins, Ends time.Time }
+
+// Lifetime is for how long it is good in all.
+func (c Certificate) Lifetime() time.Duration { return c.Ends.Sub(c.Begins) }
+
 // Witness is what a witness says of itself.
 type Witness struct {
 	Node    string `json:"node"`
 	Version string `json:"version"`
 	// Voters are its voters, one for each cluster that it has joined.
 	Voters []WitnessVoter `json:"voters"`
-	// Certificates are the ends of its certificates, by name. Nil: there are none.
-	Certificates map[string]time.Time `json:"-"`
+	// Certificates are those in use, by name.
+	Certificates map[string]Certificate `json:"-"`
 	// Started is when the process did.
 	Started time.Time `json:"-"`
 	// Refused is how many connections were closed at once because too many had not said yet who they are.
@@ -160,8 +166,14 @@ var witnessMetrics = []witnessMetric{
 		}},
 	{Metric{Name: "raftwitness_certificate_expiry_timestamp_seconds", Type: Gauge, Help: "when a certificate that is in use ends, as Unix time", Labels: []string{"certificate"}},
 		func(s *Witness, emit func(float64, ...string)) {
-			for name, at := range s.Certificates {
-				emit(float64(at.Unix()), name)
+			for name, c := range s.Certificates {
+				emit(float64(c.Ends.Unix()), name)
+			}
+		}},
+	{Metric{Name: "raftwitness_certificate_lifetime_seconds", Type: Gauge, Help: "for how long it is good in all", Labels: []string{"certificate"}},
+		func(s *Witness, emit func(float64, ...string)) {
+			for name, c := range s.Certificates {
+				emit(c.Lifetime().Seconds(), name)
 			}
 		}},
 	{Metric{Name: "raftwitness_connections_refused_total", Type: Counter, Help: "connections that were closed at once because too many had not said yet who they are, in all or from one address"},

@@ -13,7 +13,7 @@ import (
 )
 
 var someWitness = Witness{
-	Node: "w", Version: `v1 "x\`, Started: time.Unix(1000, 0), Certificates: map[string]time.Time{"raft": time.Unix(2000, 0)},
+	Node: "w", Version: `v1 "x\`, Started: time.Unix(1000, 0), Certificates: map[string]Certificate{"raft": {Begins: time.Unix(1000, 0), Ends: time.Unix(2000, 0)}},
 	Voters: []WitnessVoter{
 		{Cluster: "c1", Leader: "a", LeaderHeard: 250 * time.Millisecond, Term: 7, CommitIndex: 41, AppliedIndex: 40, Epoch: 3, Primary: "a", Mode: "paired", Apart: 1},
 		{Cluster: "c2", Broken: "the log is\ndamaged"},

@@ -74,12 +74,12 @@ func (s *Source) ServerConfig() *tls.Config {
 	}
 }
 
-// NotAfter is when the certificate that is served now ends.
-func (s *Source) NotAfter() time.Time {
+// Leaf is the certificate that is served now.
+func (s *Source) Leaf() *x509.Certificate {
 	s.current()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.leaf.NotAfter
+	return s.leaf
 }
 
 // current is what to serve now. It costs a stat of each file, which a handshake's signature outweighs by far.

@@ -324,8 +324,8 @@ func TestWarnings(t *testing.T) {
 		if (want == "") != (got == "") || !strings.Contains(got, want) || !strings.Contains(log, want) {
 			t.Errorf("%q, want %q; log: %s", got, want, log)
 		}
-		if !s.NotAfter().Equal(made.cert.NotAfter) {
-			t.Errorf("ends at %v, want %v", s.NotAfter(), made.cert.NotAfter)
+		if !s.Leaf().NotAfter.Equal(made.cert.NotAfter) {
+			t.Errorf("ends at %v, want %v", s.Leaf().NotAfter, made.cert.NotAfter)
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (n *node) sample() nodemetrics.Sample {
 	open, refused := n.listener.Greeting()
 	s.Connections["raft"] = nodemetrics.Connections{Open: open, Refused: refused}
 	s.EndpointReady = s.GateOpen || route.Target != ""
-	s.Certificates = n.certificateEnds()
+	s.Certificates = n.certificates()
 	for _, a := range n.vipStates() {
 		s.VIPs = append(s.VIPs, nodemetrics.VIP{
 			Address: a.Address, Held: a.Held || a.HookOnly && a.HookMoved, Trouble: a.Problem != "" || a.HookFailing, Conflicts: a.Conflicts, Takeovers: a.Takeovers, HookFailures: a.HookFailures,
@@ -114,7 +114,7 @@ func (n *node) sample() nodemetrics.Sample {
 func fromVitals(s *nodemetrics.Sample, v *failover.Vitals) {
 	s.Armed, s.Synchronous = v.Status.Armed, v.Status.Synchronous
 	s.PeerHeard, s.WitnessHeard, s.Failovers = age(v.PeerHeard), age(v.WitnessHeard), v.Failovers
-	s.Postgres.Up, s.Postgres.StartFailures = v.PostgresUp, v.StartFailures
+	s.Postgres.Up, s.Postgres.StartFailures, s.Postgres.DamageFound = v.PostgresUp, v.StartFailures, v.DamageFound
 	if !v.EssentialsAt.IsZero() && v.PostgresUp {
 		s.Postgres.Essentials = essentials(v)
 	}

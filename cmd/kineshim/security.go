@@ -12,6 +12,7 @@ import (
 
 	"kineshim/config"
 	"kineshim/failover/postgres"
+	"kineshim/monitor"
 	"kineshim/pki"
 	"kineshim/pki/rpc"
 	"kineshim/quiet"
@@ -109,19 +110,23 @@ func (s *security) forReplication(now time.Time) (*replicationCertificates, erro
 	return r, err
 }
 
-// certificateEnds is when the certificates end that are in use, by name.
-func (n *node) certificateEnds() map[string]time.Time {
-	ends := map[string]time.Time{"postgresql": n.security.replication.Load().NotAfter}
+// certificates are those in use, by name.
+func (n *node) certificates() map[string]monitor.Certificate {
+	all := map[string]monitor.Certificate{}
+	add := func(name string, v pki.Validity) {
+		all[name] = monitor.Certificate{Begins: v.NotBefore, Ends: v.NotAfter}
+	}
+	add("postgresql", n.security.replication.Load().Validity)
 	if n.clientTLS != nil {
-		ends["clients"] = n.clientTLS.NotAfter()
+		add("clients", pki.ValidityOf(n.clientTLS.Leaf()))
 	}
 	if n.applicationTLS != nil {
-		ends["applications"] = n.applicationTLS.NotAfter()
+		add("applications", pki.ValidityOf(n.applicationTLS.Leaf()))
 	}
 	for name, v := range n.raft.Certificates() {
-		ends["member "+name] = v.NotAfter
+		add("member "+name, v)
 	}
-	return ends
+	return all
 }
 
 // client is for connections to the other data node.

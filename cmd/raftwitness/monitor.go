@@ -29,12 +29,13 @@ type voter struct {
 
 // health is asked for each answer.
 func (v *voters) health() monitor.Witness {
-	w := monitor.Witness{Node: v.node, Version: version.Version, Started: v.started, Certificates: map[string]time.Time{}}
+	w := monitor.Witness{Node: v.node, Version: version.Version, Started: v.started, Certificates: map[string]monitor.Certificate{}}
 	_, w.Refused = v.listener.Greeting()
 	for _, one := range v.all {
 		w.Voters = append(w.Voters, one.health())
 		if one.node != nil {
-			w.Certificates[one.cluster] = one.node.Certificates()[one.node.Identity().Name].NotAfter
+			own := one.node.Certificates()[one.node.Identity().Name]
+			w.Certificates[one.cluster] = monitor.Certificate{Begins: own.NotBefore, Ends: own.NotAfter}
 		}
 	}
 	return w

@@ -23,7 +23,7 @@ until you say resume. Replication goes on, and a switchover (shimctl promote NOD
 needs it needs nevertheless: before work on the network, stop kineshim on the standby instead.`,
 		Example: `  shimctl pause    # the primary is to come back by itself, whatever happens to it
   shimctl resume`,
-		Args:    noArgs,
+		Args: noArgs,
 		RunE: command(func(ctx context.Context, _ []string) error {
 			if err := a.setPaused(ctx, true); err != nil {
 				return err

@@ -3,9 +3,14 @@ package lab
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
 
 	"kineshim/integration/cluster"
 	pb "kineshim/proto"
@@ -24,6 +29,28 @@ func (t *Trial) shimctl(node, input string, args ...string) (string, error) {
 		}
 	}
 	return out, err
+}
+
+// metric is the value of a metric without labels of its own, as Prometheus reads it on the node's host.
+func (t *Trial) metric(node, name string) float64 {
+	ctx, cancel := context.WithTimeout(t.ctx, 10*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, t.HTTPURL(node)+"/metrics", nil)
+	t.Must(err)
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return t.site.Dial(ctx, node, address) }}}
+	a, err := c.Do(q)
+	t.Must(err)
+	defer a.Body.Close()
+	page, err := io.ReadAll(a.Body)
+	t.Must(err)
+	var value float64
+	line := regexp.MustCompile(`(?m)^` + name + `(?:\{[^}]*\})? (.*)$`).FindSubmatch(page)
+	if line == nil {
+		t.Fatalf("%s has no metric %s", node, name)
+	}
+	_, err = fmt.Sscan(string(line[1]), &value)
+	t.Must(err)
+	return value
 }
 
 // refused sees to it that the operator's command changes nothing without the right word, or the right flag.

@@ -294,6 +294,9 @@ func primaryTableDamaged(t *Trial) {
 		return ""
 	})
 	t.Armed()
+	if got := t.metric(a, "kineshim_postgres_damage_found_total"); got != 1 {
+		t.Failf("whoever watches %s from outside learns of %v findings of damage", a, got)
+	}
 	if got := t.query(a, "SELECT sum(n) FROM "+damagedTable); got != "50005000" {
 		t.Failf("the table of %s after the clone: %s", a, got)
 	}

@@ -46,7 +46,11 @@ var (
 	groupForm     = regexp.MustCompile(`\b(?:by|without|on|ignoring)\s*\(([^)]*)\)`)
 	labelUseForm  = regexp.MustCompile(`\{\{\s*(?:\$labels\.)?([a-z_]+)\s*\}\}`)
 	functionsForm = regexp.MustCompile(`\b([a-z_]+)\s*\(`)
+	rangeForm     = regexp.MustCompile(`\[([^\]]*)\]`)
 )
+
+// leastRange holds two samples, which rate and its like need, whatever happens to one.
+const leastRange = 5 * time.Minute
 
 // functions are those of PromQL that the files may use.
 var functions = []string{"max", "min", "sum", "avg", "by", "increase", "rate", "changes", "histogram_quantile", "time"}
@@ -94,6 +98,11 @@ func mistakesOf(expr string, texts ...string) (mistakes []string) {
 			mistakes = append(mistakes, "no function is called "+f[1])
 		}
 	}
+	for _, f := range rangeForm.FindAllStringSubmatch(expr, -1) {
+		if r, err := time.ParseDuration(strings.Replace(f[1], "d", "0h", 1)); err != nil || r < leastRange {
+			mistakes = append(mistakes, fmt.Sprintf("%s is too short a range: Prometheus looks once a minute, if it is not told otherwise (%v)", f[0], err))
+		}
+	}
 	if strings.Count(expr, "(") != strings.Count(expr, ")") {
 		mistakes = append(mistakes, "its brackets do not match")
 	}
@@ -109,6 +118,7 @@ func TestExpressionsWithMistakesAreFound(t *testing.T) {
 		`histogram_quantil(0.9, rate(kineshim_commit_seconds_bucket[5m]))`: "no function",
 		`max(kineshim_epoch`:                                               "brackets",
 		`1 == 0`:                                                           "no metric",
+		`changes(kineshim_epoch[1m]) > 0`:                                  "too short a range",
 	} {
 		if got := strings.Join(mistakesOf(expr), "; "); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", expr, got, want)

@@ -28,7 +28,7 @@ func full() Sample {
 		RaftLeader: true, RaftHasLeader: true, RaftTerm: 7, Lease: 400 * time.Millisecond, PeerHeard: 50 * time.Millisecond, WitnessHeard: 20 * time.Millisecond,
 		Replication: &Replication{LagBytes: 4096, LagSeconds: 0.25, Streaming: true}, Failovers: map[string]uint64{"silence": 2},
 		Store: &Store{Revision: 10, Compacted: -1, Queued: 1}, VIPs: []VIP{{Address: "192.0.2.1", Held: true}},
-		Certificates: map[string]time.Time{"peer": time.Unix(2000, 0)},
+		Certificates: map[string]monitor.Certificate{"peer": {Begins: time.Unix(1000, 0), Ends: time.Unix(2000, 0)}},
 		Postgres:     Postgres{Up: true, Timeline: 2, WALFlushed: 1 << 30, WALReplayed: 1 << 30, Essentials: &Essentials{Sessions: 5}},
 		Disk:         &Disk{FreeBytes: 1, TotalBytes: 2},
 		Connections:  map[string]Connections{"client": {Open: 3, Refused: 1}},

@@ -1,6 +1,10 @@
 package nodemetrics
 
-import "time"
+import (
+	"time"
+
+	"kineshim/monitor"
+)
 
 // Sample is what a data node's metrics are read from at one moment. Nil parts are not known.
 type Sample struct {
@@ -35,8 +39,8 @@ type Sample struct {
 	Connections map[string]Connections
 	Store       *Store
 	VIPs        []VIP
-	// Certificates are the ends of the certificates in use, by name.
-	Certificates map[string]time.Time
+	// Certificates are those in use, by name.
+	Certificates map[string]monitor.Certificate
 	Postgres     Postgres
 	Disk         *Disk
 }
@@ -84,6 +88,7 @@ type VIP struct {
 type Postgres struct {
 	Up            bool
 	StartFailures int
+	DamageFound   uint64
 	Timeline      uint32
 	// WALFlushed and WALReplayed are positions in the WAL, in bytes; 0: not known.
 	WALFlushed, WALReplayed uint64

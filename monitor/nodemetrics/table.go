@@ -136,11 +136,8 @@ var table = []sampled{
 	ofVIPs("kineshim_vip_conflicts_total", monitor.Counter, "how often another host was found to claim it", func(v VIP) float64 { return float64(v.Conflicts) }),
 	ofVIPs("kineshim_vip_takeovers_total", monitor.Counter, "how often this node has taken it", func(v VIP) float64 { return float64(v.Takeovers) }),
 	ofVIPs("kineshim_vip_hook_failures_total", monitor.Counter, "runs of its hook that failed", func(v VIP) float64 { return float64(v.HookFailures) }),
-	partly("kineshim_certificate_expiry_timestamp_seconds", monitor.Gauge, "when a certificate that is in use ends, as Unix time", "", func(s *Sample, e emit) {
-		for name, at := range s.Certificates {
-			e(float64(at.Unix()), name)
-		}
-	}, "certificate"),
+	ofCertificates("kineshim_certificate_expiry_timestamp_seconds", "when a certificate that is in use ends, as Unix time", func(c monitor.Certificate) float64 { return float64(c.Ends.Unix()) }),
+	ofCertificates("kineshim_certificate_lifetime_seconds", "for how long it is good in all", func(c monitor.Certificate) float64 { return c.Lifetime().Seconds() }),
 
 	// PostgreSQL.
 	truth("kineshim_postgres_up", "1 if PostgreSQL runs here", func(s *Sample) bool { return s.Postgres.Up }),
@@ -156,6 +153,7 @@ var table = []sampled{
 			e(float64(s.Postgres.WALReplayed))
 		}
 	}),
+	partly("kineshim_postgres_damage_found_total", monitor.Counter, "how often pages with wrong checksums have been found in a copy of the data; each time it is made anew from the other node", "", func(s *Sample, e emit) { e(float64(s.Postgres.DamageFound)) }),
 	truth("kineshim_postgres_data_damaged", "1 if pages with wrong checksums have been found since the copy of the data was made", func(s *Sample) bool { return s.Postgres.Damaged }),
 	ofPostgres("kineshim_postgres_sessions", monitor.Gauge, "clients' sessions, kineshim's own included", func(p *Essentials) float64 { return float64(p.Sessions) }),
 	ofPostgres("kineshim_postgres_max_sessions", monitor.Gauge, "PostgreSQL's max_connections", func(p *Essentials) float64 { return float64(p.MaxSessions) }),
@@ -204,6 +202,14 @@ func ofVIPs(name string, t monitor.Type, help string, read func(VIP) float64) sa
 			e(read(v), v.Address)
 		}
 	}, "address")
+}
+
+func ofCertificates(name, help string, read func(monitor.Certificate) float64) sampled {
+	return partly(name, monitor.Gauge, help, "", func(s *Sample, e emit) {
+		for name, c := range s.Certificates {
+			e(read(c), name)
+		}
+	}, "certificate")
 }
 
 func ofPostgres(name string, t monitor.Type, help string, read func(*Essentials) float64) sampled {
