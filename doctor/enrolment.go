@@ -49,7 +49,7 @@ func (n *node) checkEnrolment(files Files) []Finding {
 		f.fail("run it as root: sudo shimctl doctor", "the identity cannot be read: %v", e.err)
 		return f.all
 	case e.err != nil:
-		f.fail(n.enrolAnew(), "%v", e.err)
+		f.fail("move it aside; "+n.enrolAnew(), "%v", e.err)
 		return f.all
 	}
 	if mismatches := n.identityMismatches(); len(mismatches) > 0 {

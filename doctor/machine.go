@@ -6,15 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/user"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"kineshim/failover/vip"
 	"kineshim/raftwitness"
+	services "kineshim/unit"
 )
 
 // Local are the probes of this machine, but for StatusOf and Version. close ends what they need.
@@ -95,22 +94,7 @@ func (systemctl) Show(ctx context.Context, name string) (map[string]string, erro
 	if err := systemdRuns(os.Stat); err != nil {
 		return nil, err
 	}
-	out, err := exec.CommandContext(ctx, "systemctl", "show", name, "--no-pager", "--property="+strings.Join(unitProperties, ",")).Output()
-	if err != nil {
-		return nil, fmt.Errorf("systemctl show %s: %w", name, err)
-	}
-	return parseUnit(string(out)), nil
-}
-
-// parseUnit reads NAME=VALUE, a line each.
-func parseUnit(out string) map[string]string {
-	u := map[string]string{}
-	for line := range strings.Lines(out) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			u[name] = value
-		}
-	}
-	return u
+	return services.Show(ctx, name, unitProperties...)
 }
 
 type localPorts struct{}

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	services "kineshim/unit"
 )
 
 const systemdCheck = "systemd"
@@ -17,10 +19,10 @@ type Systemd interface {
 }
 
 // The properties that the checks ask for.
-var unitProperties = []string{
-	"LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "MainPID", "User",
+var unitProperties = append([]string{
+	"LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "MainPID",
 	"AmbientCapabilities", "CapabilityBoundingSet", "NeedDaemonReload", "After", "FragmentPath",
-}
+}, services.SandboxProperties...)
 
 const (
 	ourUnit = "kineshim.service"
@@ -96,6 +98,9 @@ func (n *node) checkSystemd(k3s unit, unitErr error) []Finding {
 	}
 	if u["NeedDaemonReload"] == "yes" {
 		f.warn("systemctl daemon-reload", "%s has been changed since systemd read it: %s", ourUnit, u["FragmentPath"])
+	}
+	if dir := n.cfg.DataDir; !services.NewSandbox(u).MayWrite(dir) {
+		f.fail(services.Allow(ourUnit, dir), "the unit does not let kineshim write to %s (ProtectSystem=strict)", dir)
 	}
 	n.checkPrivilegedPorts(&f)
 	checkK3s(&f, k3s)

@@ -32,6 +32,7 @@ func TestUnitsThatWouldNotStartOrDoNotFitAreTold(t *testing.T) {
 		"not enabled":         {spoil: set("UnitFileState", "disabled"), want: []string{"warn kineshim.service is disabled // systemctl enable kineshim"}},
 		"failed":              {spoil: set("ActiveState", "failed", "SubState", "failed", "Result", "exit-code"), want: []string{"FAIL (failed, failed, result exit-code) // journalctl -u kineshim"}},
 		"ending all the time": {spoil: set("ActiveState", "activating", "SubState", "auto-restart"), want: []string{"FAIL ends again and again // journalctl -u kineshim"}},
+		"nowhere to write":    {spoil: set("ProtectSystem", "strict", "StateDirectory", "other"), want: []string{runs, "FAIL does not let kineshim write to // ReadWritePaths="}},
 		"changed":             {spoil: set("NeedDaemonReload", "yes"), want: []string{runs, "warn has been changed // systemctl daemon-reload"}},
 		"k3s after it":        {k3s: unit{"LoadState": "loaded", "After": "network.target kineshim.service"}, want: []string{runs, "ok k3s.service is started after kineshim"}},
 		"k3s not after it":    {k3s: unit{"LoadState": "loaded", "After": "network.target"}, want: []string{runs, "warn k3s.service is not started after kineshim // After=kineshim.service"}},
@@ -71,12 +72,7 @@ func TestTheServicesUserIsTheUnitsOrTheOwnerOfTheData(t *testing.T) {
 	}
 }
 
-func TestUnitsAreReadAsSystemctlShowsThem(t *testing.T) {
-	got := parseUnit("LoadState=loaded\nAfter=a.service b.service\nUser=\n\nExecStart={ path=/usr/bin/x ; argv[]=x --a=b }\n")
-	want := map[string]string{"LoadState": "loaded", "After": "a.service b.service", "User": "", "ExecStart": "{ path=/usr/bin/x ; argv[]=x --a=b }"}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
+func TestWhereSystemdDoesNotRunItIsNotAsked(t *testing.T) {
 	if err := systemdRuns(func(string) (fs.FileInfo, error) { return nil, os.ErrNotExist }); !errors.Is(err, ErrNoSystemd) {
 		t.Errorf("without systemd: %v", err)
 	}

@@ -19,7 +19,7 @@ func dependencies(t *testing.T, pkg string) []string {
 }
 
 // anybodys are small and link nothing of this module: whoever has to do with strangers may use them.
-var anybodys = []string{"kineshim/quiet", "kineshim/turnstile"}
+var anybodys = []string{"kineshim/durable", "kineshim/quiet", "kineshim/turnstile"}
 
 // What may not be linked into what: the witness stays small, the three parts know one another only through cmd, and what
 // decides does nothing else.

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
+	"kineshim/durable"
+	"kineshim/ownership"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -43,11 +45,15 @@ func (b Book) Load() (*Founding, error) {
 	return &f, nil
 }
 
-// Save writes the list durably, in place of one that is there.
+// Save writes the list durably, in place of one that is there, for the data directory's owner: the daemon may read it at any moment.
 func (b Book) Save(f *Founding) error {
 	text, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save the list of invitations: %w", err)
+	}
+	uid, gid, err := ownership.Owner(b.Dir)
 	if err == nil {
-		err = renameio.WriteFile(filepath.Join(b.Dir, foundingFile), append(text, '\n'), 0o600)
+		err = durable.WriteAs(filepath.Join(b.Dir, foundingFile), append(text, '\n'), 0o600, uid, gid)
 	}
 	if err != nil {
 		return fmt.Errorf("save the list of invitations: %w", err)
@@ -62,6 +68,13 @@ func (b Book) Change(change func(*Founding) (save bool, err error)) (*Founding, 
 		return nil, fmt.Errorf("lock the list of invitations: %w", err)
 	}
 	defer lock.Close() // and with it the lock
+	uid, gid, err := ownership.Owner(b.Dir)
+	if err == nil {
+		err = lock.Chown(uid, gid)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the list of invitations: %w", err)
+	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("lock the list of invitations: %w", err)
 	}

@@ -5,9 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"kineshim/durable"
 	"kineshim/ownership"
-
-	"github.com/google/renameio/v2"
 )
 
 // ConfigFile is a newcomer's configuration: as it is there, or as it is to be written.
@@ -17,25 +16,28 @@ type ConfigFile struct {
 	Text []byte
 }
 
-// Save writes the configuration, readable for the service and not for others.
-func (f ConfigFile) Save() error {
+// Save writes the configuration, readable for the service that dataDir belongs to, and not for others.
+func (f ConfigFile) Save(dataDir string) error {
 	if f.Text == nil {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(f.Path), 0o750); err != nil {
-		return fmt.Errorf("write the configuration: %w", err)
+	_, gid, err := ownership.Owner(dataDir)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(f.Path), 0o750)
 	}
-	if err := renameio.WriteFile(f.Path, f.Text, 0o640); err != nil {
+	if err == nil {
+		err = durable.WriteAs(f.Path, f.Text, 0o640, -1, gid)
+	}
+	if err != nil {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return nil
 }
 
-// Own gives what root has made, the file and what is in the data directory, to the service's user.
+// Own gives what root has made to the service that dataDir belongs to: what is in there, and the configuration to read.
 func (f ConfigFile) Own(dataDir string) error {
-	err := ownership.Give(dataDir)
-	if err == nil && f.Text != nil {
-		err = ownership.Share(f.Path, dataDir)
+	if err := ownership.Give(dataDir); err != nil {
+		return err
 	}
-	return err
+	return ownership.Share(f.Path, dataDir)
 }

@@ -16,10 +16,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"kineshim/durable"
 	"kineshim/pki"
 	"kineshim/raftwitness"
-
-	"github.com/google/renameio/v2"
 )
 
 const (
@@ -76,7 +75,7 @@ func (v Visit) Join(ctx context.Context) (raftwitness.Enrolment, Answer, error) 
 		case err == nil && a.Enrolment != nil:
 			e = *a.Enrolment
 			if e.Certificates, err = e.Certificates.With(key); err == nil {
-				err = e.Check()
+				err = errors.Join(e.Check(), v.asked(e))
 			}
 			return e, a, err
 		}
@@ -90,6 +89,22 @@ func (v Visit) Join(ctx context.Context) (raftwitness.Enrolment, Answer, error) 
 		case <-time.After(askEvery):
 		}
 	}
+}
+
+// asked says what of the enrolment is not what the token is for: a founder that is another's tool could else make this machine another member, of another cluster.
+func (v Visit) asked(e raftwitness.Enrolment) error {
+	id := e.Identity
+	if id.ClusterID != v.Token.Cluster || id.Role != v.Token.Role || id.Name != v.Request.Name {
+		return fmt.Errorf("%w: the founder answers for the %s %q of cluster %s; asked was for the %s %q of cluster %s",
+			ErrRefused, id.Role, id.Name, id.ClusterID, v.Token.Role, v.Request.Name, v.Token.Cluster)
+	}
+	switch got, err := e.Certificates.Authority(); {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	case got != v.Token.Authority:
+		return fmt.Errorf("%w: the certificates that the founder gives are not of the authority that the token names", ErrRefused)
+	}
+	return nil
 }
 
 // waitsOn says on what a guest waits.
@@ -245,7 +260,7 @@ func (v Visit) key() (*ecdsa.PrivateKey, error) {
 	if err := os.MkdirAll(v.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := renameio.WriteFile(v.path(), append(b, '\n'), 0o600); err != nil {
+	if err := durable.Write(v.path(), append(b, '\n'), 0o600); err != nil {
 		return nil, fmt.Errorf("keep the key for joining: %w", err)
 	}
 	return key, nil

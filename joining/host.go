@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
+	"slices"
 	"time"
 
 	"kineshim/config"
@@ -32,6 +34,8 @@ type Host struct {
 	Settings func() (string, error)
 	// PostgresMajor is the version of the founder's PostgreSQL.
 	PostgresMajor int
+	// VIPs are the cluster's virtual addresses, which no member may have for its own.
+	VIPs []netip.Addr
 	// Current is the server ID that the member has now; nil: the cluster is not founded yet. A guest that was replaced since is refused.
 	Current func(name string) (serverID string, ok bool)
 	Log     *slog.Logger
@@ -103,8 +107,13 @@ func (h *Host) answer(q Request, from string, now time.Time) (Answer, error) {
 	return a, err
 }
 
-// fits refuses a data node that could not follow this one.
+// fits refuses a guest with an address that is not its own, and a data node that could not follow this one.
 func (h *Host) fits(q Request, guest Guest) error {
+	for _, a := range []string{guest.Raft, guest.Peer.Peer, guest.Postgres} {
+		if ip, err := netip.ParseAddr(HostOf(a)); err == nil && slices.Contains(h.VIPs, ip.Unmap()) {
+			return fmt.Errorf("%s moves between the servers as a virtual address, so it cannot be the address of %s: give that machine another one, and name it with --advertise", ip, guest.Name)
+		}
+	}
 	if guest.Role == record.Data && q.PostgresMajor != h.PostgresMajor {
 		return fmt.Errorf("this machine has PostgreSQL %d, the founder has %d: replication needs the same major version on both", q.PostgresMajor, h.PostgresMajor)
 	}

@@ -3,8 +3,10 @@ package joining
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,8 +124,15 @@ func (v Visit) join(t *testing.T) (raftwitness.Enrolment, Answer) {
 func TestBothGuestsBecomeMembers(t *testing.T) {
 	f := newFounder(t)
 	b, w := f.visit(t, f.data, "b"), f.visit(t, f.wit, "w")
-	impatient, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	impatient, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	backstop := time.AfterFunc(20*time.Second, cancel)
+	defer backstop.Stop()
+	b.Say = func(format string, args ...any) {
+		if strings.Contains(fmt.Sprintf(format, args...), "until the witness has joined") {
+			cancel()
+		}
+	}
 	if _, _, err := b.Join(impatient); err == nil || !strings.Contains(err.Error(), "until the witness has joined") {
 		t.Errorf("alone: %v", err)
 	}
@@ -167,6 +176,12 @@ func TestGuestsThatAreRefused(t *testing.T) {
 	older := f.visit(t, f.data, "b")
 	older.Request.PostgresMajor = 14
 	nameless := f.visit(t, f.data, "B and more")
+	f.host.VIPs = []netip.Addr{netip.MustParseAddr("192.0.2.50")}
+	atVIP := f.visit(t, f.data, "b")
+	atVIP.Settle = func(q *Request, _ net.IP) error {
+		q.Raft, q.Peer, q.Postgres = "192.0.2.50:1", "192.0.2.50:2", "192.0.2.50:3"
+		return nil
+	}
 	for name, c := range map[string]struct {
 		v    Visit
 		want string
@@ -175,6 +190,7 @@ func TestGuestsThatAreRefused(t *testing.T) {
 		"another authority":      {f.visit(t, pinned, "b"), errStranger.Error()},
 		"other major PostgreSQL": {older, "PostgreSQL 14, the founder has 15"},
 		"no name":                {nameless, "not a name"},
+		"at a virtual address":   {atVIP, "192.0.2.50 moves between the servers"},
 	} {
 		if _, _, err := c.v.Check(t.Context()); err == nil || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(c.want)) {
 			t.Errorf("%s: %v; want %q", name, err, c.want)
@@ -182,6 +198,38 @@ func TestGuestsThatAreRefused(t *testing.T) {
 	}
 	if list, err := f.book.Load(); err != nil || len(list.Missing()) != 2 {
 		t.Errorf("somebody was let in: %v, %v", list.Missing(), err)
+	}
+}
+
+// The founder's word is not enough: what it gives has to be what the token is for.
+func TestAnswersThatAreNotWhatTheTokenIsForAreRefused(t *testing.T) {
+	f := newFounder(t)
+	f.begins()
+	w, joined := f.visit(t, f.wit, "w"), make(chan error)
+	go func() {
+		_, _, err := f.visit(t, f.data, "b").Join(t.Context())
+		joined <- err
+	}()
+	good, _ := w.join(t)
+	if err := <-joined; err != nil {
+		t.Fatal(err)
+	}
+	if err := w.asked(good); err != nil {
+		t.Fatal(err)
+	}
+	other := string(newFounder(t).authority.PEM())
+	for name, spoil := range map[string]func(*raftwitness.Enrolment){
+		"another cluster":   func(e *raftwitness.Enrolment) { e.Identity.ClusterID = "../" + e.Identity.ClusterID },
+		"another name":      func(e *raftwitness.Enrolment) { e.Identity.Name = "v" },
+		"another role":      func(e *raftwitness.Enrolment) { e.Identity.Role = record.Data },
+		"another authority": func(e *raftwitness.Enrolment) { e.Certificates.CA = other },
+		"no authority":      func(e *raftwitness.Enrolment) { e.Certificates.CA = "" },
+	} {
+		bad := good
+		spoil(&bad)
+		if err := w.asked(bad); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

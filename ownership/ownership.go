@@ -55,22 +55,36 @@ func Give(dataDir string) error {
 	})
 }
 
-// configMode lets the service read its configuration, which may hold passwords, and nobody else.
-const configMode = 0o640
-
-// Share makes a configuration that root has written readable for the group of the data directory's owner. It does nothing unless root calls it.
+// Share makes a configuration readable for the group of the data directory's owner, if it is root's and for root alone. It does nothing unless root calls it.
 func Share(config, dataDir string) error {
 	uid, gid, err := owner(dataDir)
 	if err != nil || uid == 0 {
 		return err
 	}
+	fi, err := os.Stat(config)
+	if err != nil {
+		return fmt.Errorf("let the service read its configuration: %w", err)
+	}
+	const groupReads, othersRead = 0o040, 0o004
+	st := fi.Sys().(*syscall.Stat_t)
+	if st.Uid != 0 || fi.Mode()&othersRead != 0 || int(st.Gid) == gid && fi.Mode()&groupReads != 0 {
+		return nil
+	}
 	if err := os.Chown(config, 0, gid); err != nil {
 		return fmt.Errorf("let the service read its configuration: %w", err)
 	}
-	if err := os.Chmod(config, configMode); err != nil {
+	if err := os.Chmod(config, fi.Mode().Perm()|groupReads); err != nil {
 		return fmt.Errorf("let the service read its configuration: %w", err)
 	}
 	return nil
+}
+
+// Owner is to whom what root makes in the data directory is to belong, for chown: -1 is the caller.
+func Owner(dataDir string) (uid, gid int, err error) {
+	if uid, gid, err = owner(dataDir); uid == 0 {
+		return -1, -1, err
+	}
+	return uid, gid, err
 }
 
 // User is the name of the user that the service runs as: the data directory's owner. "": root calls and owns it, or it is not there yet, or another user calls.

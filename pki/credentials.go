@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"kineshim/durable"
 )
 
 // Credentials are a running member's: its own certificate, and the authority by which it knows others. They may be used by anybody at any time.
@@ -98,7 +98,7 @@ func (c *Credentials) Renew(der []byte) error {
 	next := &pair{cert, now.key}
 	b, err := encodePair(next.key, next.cert)
 	if err == nil {
-		err = renameio.WriteFile(filepath.Join(c.dir, memberFile), b, 0o600)
+		err = durable.Write(filepath.Join(c.dir, memberFile), b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("renew the certificate: %w", err)

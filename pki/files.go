@@ -3,6 +3,7 @@ package pki
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -11,7 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
+	"kineshim/durable"
 )
 
 // The files of a member, in a directory of their own. A key and what it belongs to are written in such an order that a crash in between leaves a pair that
@@ -49,7 +50,7 @@ func (b Bundle) Save(dir string) error {
 		if f.content == "" {
 			continue
 		}
-		if err := renameio.WriteFile(filepath.Join(dir, f.name), []byte(f.content), 0o600); err != nil {
+		if err := durable.Write(filepath.Join(dir, f.name), []byte(f.content), 0o600); err != nil {
 			return fmt.Errorf("save certificates: %w", err)
 		}
 	}
@@ -77,6 +78,15 @@ func (b Bundle) With(key *ecdsa.PrivateKey) (Bundle, error) {
 	}
 	b.Member = string(k) + b.Member
 	return b, nil
+}
+
+// Authority is the fingerprint of the bundle's authority; see Authority.Fingerprint.
+func (b Bundle) Authority() (fingerprint [sha256.Size]byte, err error) {
+	ca, err := decodeCertificate([]byte(b.CA))
+	if err != nil {
+		return fingerprint, fmt.Errorf("the authority's certificate: %w", err)
+	}
+	return sha256.Sum256(ca.Raw), nil
 }
 
 // Check reports what is wrong with the bundle, for the member that it is to be of.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"kineshim/durable"
 	"kineshim/raftwitness/record"
 
 	"github.com/hashicorp/raft"
@@ -60,7 +61,7 @@ func (n *Node) BeginAlone(dir string, r record.Record, address func(name string)
 	if err := makeLog(log, id, r, n.raft.CurrentTerm()+1, n.raft.LastIndex()+1, n.cfg.Log); err != nil {
 		return errors.Join(fmt.Errorf("go on alone: %w", err), os.RemoveAll(log))
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.Sync(dir); err != nil {
 		return fmt.Errorf("go on alone: %w", err)
 	}
 	if err := id.Save(dir); err != nil {
@@ -98,5 +99,5 @@ func makeLog(dir string, id Identity, r record.Record, term, index uint64, log *
 	if err := sink.Close(); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.Sync(dir)
 }

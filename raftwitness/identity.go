@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"kineshim/durable"
 	"kineshim/raftwitness/record"
 )
 
@@ -111,7 +112,7 @@ func (id Identity) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
-	if err := writeDurably(filepath.Join(dir, identityFile), append(b, '\n')); err != nil {
+	if err := durable.Write(filepath.Join(dir, identityFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"kineshim/durable"
+
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
@@ -129,7 +131,7 @@ func (n *Node) openMemory(c *raft.Config, snaps raft.SnapshotStore) error {
 		}
 	}
 	if !marked {
-		if err := writeDurably(filepath.Join(n.cfg.Dir, madeFile), []byte(id.ServerID+"\n")); err != nil {
+		if err := durable.Write(filepath.Join(n.cfg.Dir, madeFile), []byte(id.ServerID+"\n"), 0o600); err != nil {
 			return fmt.Errorf("make the Raft log: %w", err)
 		}
 	}
@@ -190,7 +192,7 @@ func (m *memory) begin() error {
 func (m *memory) put(l lives) error {
 	b, err := json.Marshal(l)
 	if err == nil {
-		err = writeDurably(m.path, append(b, '\n'))
+		err = durable.Write(m.path, append(b, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", m.path, err)

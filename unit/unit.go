@@ -24,7 +24,10 @@ func Known(ctx context.Context, service string) bool {
 
 // Start starts the service, unless it runs, and has it start with the machine. It returns when the service says that it is ready.
 func Start(ctx context.Context, service string) error {
-	return systemctl(ctx, "enable", "--now", service)
+	if err := systemctl(ctx, "enable", "--now", service); err != nil {
+		return err
+	}
+	return runs(ctx, service)
 }
 
 // Restart starts the service, or starts it anew if it runs, and has it start with the machine. It returns when the service says that it is ready.
@@ -32,7 +35,35 @@ func Restart(ctx context.Context, service string) error {
 	if err := systemctl(ctx, "enable", service); err != nil {
 		return err
 	}
-	return systemctl(ctx, "restart", service)
+	if err := systemctl(ctx, "restart", service); err != nil {
+		return err
+	}
+	return runs(ctx, service)
+}
+
+// runs reports a service that does not run although it was started: systemd calls it no failure when a condition of its unit is not met.
+func runs(ctx context.Context, service string) error {
+	return systemctl(ctx, "is-active", service)
+}
+
+// Show asks systemd for properties of a unit, which anybody may. Those of a unit that it does not know are there too.
+func Show(ctx context.Context, name string, properties ...string) (map[string]string, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", name, "--no-pager", "--property="+strings.Join(properties, ",")).Output()
+	if err != nil {
+		return nil, fmt.Errorf("systemctl show %s: %w", name, err)
+	}
+	return parse(string(out)), nil
+}
+
+// parse reads NAME=VALUE, a line each.
+func parse(out string) map[string]string {
+	properties := map[string]string{}
+	for line := range strings.Lines(out) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			properties[name] = value
+		}
+	}
+	return properties
 }
 
 func systemctl(ctx context.Context, args ...string) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,13 +12,12 @@ import (
 	"time"
 
 	"kineshim/config"
+	"kineshim/durable"
 	"kineshim/failover/postgres"
 	"kineshim/ownership"
 	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
-
-	"github.com/google/renameio/v2"
 )
 
 const secretsFile = "secrets.json"
@@ -92,7 +92,7 @@ func writeEnrolment(path string, e raftwitness.Enrolment) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, append(b, '\n'), 0o600)
+	return durable.Write(path, append(b, '\n'), 0o600)
 }
 
 // saveSecrets keeps the secrets readable by kineshim alone. The data directory itself may be entered by PostgreSQL's user.
@@ -100,7 +100,7 @@ func saveSecrets(dir string, secrets []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return renameio.WriteFile(filepath.Join(dir, secretsFile), append(secrets, '\n'), 0o600)
+	return durable.Write(filepath.Join(dir, secretsFile), append(secrets, '\n'), 0o600)
 }
 
 func loadSecrets(dir string) (postgres.Secrets, error) {
@@ -126,6 +126,9 @@ func join(cfg config.Node, path string, e raftwitness.Enrolment, stdout io.Write
 		return fmt.Errorf("%s is not for a data node", path)
 	}
 	old, err := raftwitness.LoadIdentity(cfg.DataDir)
+	if err != nil && !errors.Is(err, raftwitness.ErrNotEnrolled) {
+		return fmt.Errorf("%w\nnothing was changed. If it is beyond repair, move it aside and run this again: the data stay, and are used if they fit", err)
+	}
 	renewed := err == nil && id.Renews(old)
 	if err == nil && old.ServerID != id.ServerID && !renewed {
 		return fmt.Errorf("%s belongs to cluster %s already, as %s; nothing was changed", cfg.DataDir, old.ClusterID, old.ServerID)

@@ -9,7 +9,6 @@ import (
 
 	"kineshim/config"
 	"kineshim/joining"
-	"kineshim/ownership"
 	"kineshim/pki"
 	"kineshim/raftwitness"
 	"kineshim/raftwitness/record"
@@ -34,6 +33,9 @@ func (o options) foundByTokens(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	if err := refuseMember(s.cfg.DataDir); err != nil {
+		return err
+	}
+	if err := s.serviceFits(ctx); err != nil {
 		return err
 	}
 	if o.advertise == "" {
@@ -114,7 +116,7 @@ func (o options) found(s setup, self raftwitness.Peer) ([]joining.Token, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Save(); err != nil {
+	if err := s.Save(s.cfg.DataDir); err != nil {
 		return nil, err
 	}
 	if err := saveSecrets(s.cfg.DataDir, secrets); err != nil {
@@ -143,8 +145,8 @@ func instructions(tokens []joining.Token) string {
 	return b.String()
 }
 
-// newTokens makes new tokens for whoever has not joined yet.
-func (o options) newTokens(stdout io.Writer) error {
+// newTokens makes new tokens for whoever has not joined yet. It also does what is left of an init that was interrupted after its list was written.
+func (o options) newTokens(ctx context.Context, stdout io.Writer) error {
 	cfg, err := config.LoadNode(o.config)
 	if err != nil {
 		return err
@@ -172,12 +174,13 @@ func (o options) newTokens(stdout io.Writer) error {
 		}
 		return true, nil
 	})
-	if err == nil {
-		err = ownership.Give(cfg.DataDir) // the service goes on with the list
-	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(stdout, instructions(tokens))
-	return nil
+	s := setup{joining.ConfigFile{Path: o.config}, cfg}
+	if err = s.Own(cfg.DataDir); err == nil {
+		_, err = s.startService(ctx)
+	}
+	fmt.Fprint(stdout, instructions(tokens)) // nothing can show the same ones again
+	return err
 }

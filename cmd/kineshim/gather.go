@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,9 +125,17 @@ func newHost(ctx context.Context, path string, cfg config.Node, current func(str
 	if err != nil {
 		return nil, err
 	}
+	var vips []netip.Addr
+	for _, v := range cfg.VIPs {
+		p, err := v.Prefix()
+		if err != nil {
+			return nil, err
+		}
+		vips = append(vips, p.Addr())
+	}
 	return &joining.Host{
 		Book: joining.Book{Dir: cfg.DataDir}, Authority: authority, Lifetime: cfg.CertificateLifetime, Secrets: json.RawMessage(secrets),
-		Settings: func() (string, error) { return config.Shared(path) }, PostgresMajor: major, Current: current, Log: log,
+		Settings: func() (string, error) { return config.Shared(path) }, PostgresMajor: major, VIPs: vips, Current: current, Log: log,
 	}, nil
 }
 

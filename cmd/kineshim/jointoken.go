@@ -23,7 +23,7 @@ import (
 // joinCommand joins by a file or, without one, by the token that is typed or piped in.
 func (o options) joinCommand(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	if o.enrolment != "" {
-		return o.joinByFile(stdout)
+		return o.joinByFile(ctx, stdout)
 	}
 	if f, ok := stdin.(*os.File); ok && isTerminal(f) {
 		fmt.Fprint(stdout, "Token: ")
@@ -39,7 +39,7 @@ func (o options) joinCommand(ctx context.Context, stdin io.Reader, stdout io.Wri
 }
 
 // joinByFile joins with what the founder, or shimctl node replace, has written for this node.
-func (o options) joinByFile(stdout io.Writer) error {
+func (o options) joinByFile(ctx context.Context, stdout io.Writer) error {
 	e, err := raftwitness.ReadEnrolment(o.enrolment)
 	if err != nil {
 		return err
@@ -51,13 +51,16 @@ func (o options) joinByFile(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := s.serviceFits(ctx); err != nil {
+		return err
+	}
 	if err := join(s.cfg, o.enrolment, e, stdout); err != nil {
 		return err
 	}
 	if err := (joining.Visit{Dir: s.cfg.DataDir}).Forget(); err != nil { // one by a token that came to nothing
 		return err
 	}
-	if err := s.Save(); err != nil {
+	if err := s.Save(s.cfg.DataDir); err != nil {
 		return err
 	}
 	return s.Own(s.cfg.DataDir)
@@ -74,6 +77,9 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 	if err != nil {
 		return err
 	}
+	if err := s.serviceFits(ctx); err != nil {
+		return err
+	}
 	id, err := raftwitness.LoadIdentity(s.cfg.DataDir)
 	switch {
 	case errors.Is(err, raftwitness.ErrNotEnrolled):
@@ -84,6 +90,9 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 		err = refuseMember(s.cfg.DataDir)
 	case err == nil:
 		fmt.Fprintf(stdout, "This machine is %s of cluster %s already.\n", id.ServerID, id.ClusterID)
+		if s.Text != nil && !o.dryRun {
+			s, err = o.restoreConfig(id, stdout)
+		}
 	}
 	if err != nil || o.dryRun {
 		return err
@@ -99,6 +108,17 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 		return nil
 	}
 	return awaitArmed(ctx, s.cfg.ControlSocket, stdout)
+}
+
+// restoreConfig writes the configuration of a member that has lost it, as when its system was installed anew beside its data.
+func (o options) restoreConfig(id raftwitness.Identity, stdout io.Writer) (setup, error) {
+	o.name = id.Name
+	s, err := o.newSetup("kineshim join", "")
+	if err != nil {
+		return s, err
+	}
+	fmt.Fprintf(stdout, "%s was missing, and is written anew. What both data nodes share, such as vips, is not in it: copy it from the other one's.\n", s.Path)
+	return s, s.Save(s.cfg.DataDir)
 }
 
 // visit asks the founder, and writes all that it gives.
@@ -134,7 +154,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 	if err := matches(s.cfg, e.Identity); err != nil {
 		return id, s, err
 	}
-	if err := s.Save(); err != nil {
+	if err := s.Save(s.cfg.DataDir); err != nil {
 		return id, s, err
 	}
 	if err := saveEnrolment(s.cfg.DataDir, e); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"kineshim/joining"
 	"kineshim/pki"
 	"kineshim/raftwitness"
+	"kineshim/raftwitness/record"
 	"kineshim/sdnotify"
 )
 
@@ -28,6 +30,34 @@ func typed(ctx context.Context, input string, args ...string) (int, string) {
 	var out bytes.Buffer
 	code := run(ctx, args, strings.NewReader(input), &out, &out)
 	return code, out.String()
+}
+
+// typedUntil ends the command when it has printed the words.
+func typedUntil(t *testing.T, words, input string, args ...string) (int, string) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	out := &untilWriter{words: words, stop: stop}
+	code := run(ctx, args, strings.NewReader(input), out, out)
+	if !strings.Contains(out.String(), words) {
+		t.Errorf("it did not say %q", words)
+	}
+	return code, out.String()
+}
+
+// untilWriter calls stop when the words have been written.
+type untilWriter struct {
+	bytes.Buffer
+	words string
+	stop  func()
+}
+
+func (w *untilWriter) Write(b []byte) (int, error) {
+	n, err := w.Buffer.Write(b)
+	if strings.Contains(w.String(), w.words) {
+		w.stop()
+	}
+	return n, err
 }
 
 // machine is where a member of a test's cluster is: an address of loopback that is its own, and directories.
@@ -188,6 +218,12 @@ func checkInterruptedJoin(t *testing.T, b machine, token string) {
 	if code, out := typed(t.Context(), token, b.flags("join")...); code != 0 || !strings.Contains(out, "already") {
 		t.Errorf("again: exit %d, %s", code, out)
 	}
+	if err := os.Remove(b.config); err != nil { // as if the system had been installed anew
+		t.Fatal(err)
+	}
+	if code, out := typed(t.Context(), token, b.flags("join")...); code != 0 || !strings.Contains(out, "is written anew") || b.load(t).Name != "b" {
+		t.Errorf("without its configuration: exit %d, %s", code, out)
+	}
 	if err := os.Remove(filepath.Join(b.dataDir, "identity.json")); err != nil {
 		t.Fatal(err)
 	}
@@ -211,11 +247,9 @@ func TestJoinThatIsInterruptedGoesOn(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	go func() { gathered <- gather(ctx, a.config, a.load(t), sdnotify.New(log), log) }()
 	for range 2 { // a guest that goes away and comes again, also while the founder restarts
-		impatient, stop := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-		if code, out := typed(impatient, shown["kineshim"], b.flags("join")...); code != 1 || !strings.Contains(out, "until the witness has joined too") || !strings.Contains(out, "Run the same command again") {
+		if code, out := typedUntil(t, "until the witness has joined too", shown["kineshim"], b.flags("join")...); code != 1 || !strings.Contains(out, "Run the same command again") {
 			t.Errorf("exit %d, %s", code, out)
 		}
-		stop()
 	}
 	if _, err := os.Stat(b.config); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a configuration was written before the machine had joined: %v", err)
@@ -287,6 +321,53 @@ func TestTokenOnTheCommandLineIsRefused(t *testing.T) {
 	code, out := typed(t.Context(), "", "join", "kj1.secret")
 	if first, _, _ := strings.Cut(out, "\n"); code != 2 || !strings.Contains(first, "standard input") || strings.Contains(first, "secret") {
 		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+func TestInitThatWasInterruptedCanBeRunAgainForTheService(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes files for others")
+	}
+	const service = 1 // daemon, on each Debian
+	a := newMachine(t, "a")
+	inTheWay := filepath.Join(a.dataDir, secretsFile, "x")
+	if err := errors.Join(os.MkdirAll(inTheWay, 0o700), os.Chown(a.dataDir, service, service)); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := typed(t.Context(), "", a.flags("init")...); code != 1 {
+		t.Fatalf("init: exit %d, %s", code, out)
+	}
+	if err := os.RemoveAll(filepath.Dir(inTheWay)); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := typed(t.Context(), "", a.flags("init")...); code != 0 || len(tokens(t, out)) != 2 {
+		t.Fatalf("again: exit %d, %s", code, out)
+	}
+	fi, err := os.Stat(a.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := fi.Sys().(*syscall.Stat_t); st.Uid != 0 || st.Gid != service || fi.Mode().Perm() != 0o640 {
+		t.Errorf("the configuration belongs to %d:%d, mode %v", st.Uid, st.Gid, fi.Mode())
+	}
+	for _, name := range []string{secretsFile, "founding.json", "tls/ca.key"} {
+		if fi, err := os.Stat(filepath.Join(a.dataDir, name)); err != nil || fi.Sys().(*syscall.Stat_t).Uid != service {
+			t.Errorf("%s: %+v, %v", name, fi, err)
+		}
+	}
+}
+
+func TestIdentityThatCannotBeReadIsNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "identity.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := raftwitness.Enrolment{Identity: raftwitness.Identity{Name: "b", Role: record.Data}, Secrets: []byte("{}")}
+	if err := join(config.Node{Name: "b", DataDir: dir}, "b.json", e, io.Discard); err == nil || !strings.Contains(err.Error(), "move it aside") {
+		t.Errorf("%v", err)
+	}
+	if all, err := os.ReadDir(dir); err != nil || len(all) != 1 {
+		t.Errorf("something was written: %v, %v", all, err)
 	}
 }
 

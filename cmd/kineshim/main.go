@@ -111,7 +111,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case o.verb == "init" && o.enrolments == "":
 		err = o.foundByTokens(ctx, stdout)
 	case o.verb == "token":
-		err = o.newTokens(stdout)
+		err = o.newTokens(ctx, stdout)
 	case o.verb == "join":
 		err = o.joinCommand(ctx, stdin, stdout)
 	case o.verb == "operator":

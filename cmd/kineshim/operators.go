@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"kineshim/config"
+	"kineshim/durable"
 	"kineshim/joining"
 	"kineshim/pki"
 	pb "kineshim/proto"
 	"kineshim/raftwitness"
 
-	"github.com/google/renameio/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -172,7 +172,7 @@ func (o options) makeOperator(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(out, append(text, '\n'), 0o600); err != nil {
+	if err := durable.Write(out, append(text, '\n'), 0o600); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "%s may %s until %s, with %s:\n\n  shimctl --credentials %s status\n\nWhoever has the file is %s: carry it over a trusted path. If it gets lost: shimctl operator revoke %s\n",

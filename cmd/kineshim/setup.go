@@ -143,17 +143,37 @@ func (s setup) ownListeners() []string {
 	return own
 }
 
-// start has systemd start the node, or says how to; it reports whether it runs.
-func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
+// serviceFits refuses a data directory that the package's service could not use.
+func (s setup) serviceFits(ctx context.Context) error {
+	if s.Path != config.DefaultNodeFile {
+		return nil
+	}
+	return unit.Fits(ctx, service, s.cfg.DataDir)
+}
+
+// startService has systemd start the node, if it knows it; it reports whether it does.
+func (s setup) startService(ctx context.Context) (known bool, err error) {
 	if s.Path != config.DefaultNodeFile || !unit.Known(ctx, service) {
-		fmt.Fprintf(stdout, "Start it: kineshim --config %s\n", s.Path)
 		return false, nil
 	}
 	if err := unit.Start(ctx, service); err != nil {
-		return false, fmt.Errorf("%w\nsee journalctl -u kineshim", err)
+		return true, fmt.Errorf("%w\nsee journalctl -u kineshim", err)
 	}
-	fmt.Fprintf(stdout, "%s runs, and starts with the machine.\n", service)
 	return true, nil
+}
+
+// start has systemd start the node, or says how to; it reports whether it runs.
+func (s setup) start(ctx context.Context, stdout io.Writer) (bool, error) {
+	known, err := s.startService(ctx)
+	switch {
+	case err != nil:
+		return false, err
+	case !known:
+		fmt.Fprintf(stdout, "Start it: kineshim --config %s\n", s.Path)
+	default:
+		fmt.Fprintf(stdout, "%s runs, and starts with the machine.\n", service)
+	}
+	return known, nil
 }
 
 // refuseMember refuses a machine that is a member of a cluster, or founds one, and says of which.

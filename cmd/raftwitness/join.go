@@ -52,7 +52,7 @@ func (o options) newSetup() (setup, error) {
 }
 
 // joinByFile joins with what the founder, or shimctl witness replace, has written for this witness.
-func (o options) joinByFile(stdout io.Writer) error {
+func (o options) joinByFile(ctx context.Context, stdout io.Writer) error {
 	e, err := raftwitness.ReadEnrolment(o.enrolment)
 	if err != nil {
 		return err
@@ -70,7 +70,10 @@ func (o options) joinByFile(stdout io.Writer) error {
 	if e.Identity.Name != s.cfg.Name {
 		return fmt.Errorf("%s is for %q, this witness is %q", o.enrolment, e.Identity.Name, s.cfg.Name)
 	}
-	if err := s.Save(); err != nil {
+	if err := s.serviceFits(ctx); err != nil {
+		return err
+	}
+	if err := s.Save(s.cfg.DataDir); err != nil {
 		return err
 	}
 	if err := save(s.cfg, e, stdout); err != nil {
@@ -92,10 +95,20 @@ func (o options) joinByToken(ctx context.Context, stdin io.Reader, stdout io.Wri
 	if err != nil {
 		return err
 	}
+	if err := s.serviceFits(ctx); err != nil {
+		return err
+	}
 	id, err := raftwitness.LoadIdentity(filepath.Join(s.cfg.DataDir, t.Cluster))
 	switch {
 	case err == nil:
 		fmt.Fprintf(stdout, "This machine is %s of cluster %s already.\n", id.ServerID, id.ClusterID)
+		if s.Text != nil && !o.dryRun { // its system was installed anew beside its data
+			o.name = id.Name
+			if s, err = o.newSetup(); err == nil {
+				fmt.Fprintf(stdout, "%s was missing, and is written anew.\n", s.Path)
+				err = s.Save(s.cfg.DataDir)
+			}
+		}
 	case errors.Is(err, raftwitness.ErrNotEnrolled):
 		err = o.visit(ctx, t, s, stdout)
 	}
@@ -135,7 +148,7 @@ func (o options) visit(ctx context.Context, t joining.Token, s setup, stdout io.
 	if err != nil {
 		return err
 	}
-	if err := s.Save(); err != nil {
+	if err := s.Save(s.cfg.DataDir); err != nil {
 		return err
 	}
 	return save(s.cfg, e, stdout)
@@ -162,6 +175,14 @@ func (o options) settle(s setup, q *joining.Request, local net.IP) error {
 		return err
 	}
 	return joining.CanListen(q.Raft, s.cfg.HTTPListen)
+}
+
+// serviceFits refuses a data directory that the package's service could not use.
+func (s setup) serviceFits(ctx context.Context) error {
+	if s.Path != config.DefaultWitnessFile {
+		return nil
+	}
+	return unit.Fits(ctx, service, s.cfg.DataDir)
 }
 
 // start has systemd start the witness, or says how to.

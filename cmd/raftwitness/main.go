@@ -120,7 +120,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case o.join && o.enrolment == "":
 		err = o.joinByToken(ctx, stdin, stdout)
 	case o.join:
-		err = o.joinByFile(stdout)
+		err = o.joinByFile(ctx, stdout)
 	default:
 		err = o.configured(ctx, stdout, stderr)
 	}
@@ -150,6 +150,9 @@ func (o options) configured(ctx context.Context, stdout, stderr io.Writer) error
 
 // save makes this witness the cluster's.
 func save(cfg config.Witness, e raftwitness.Enrolment, stdout io.Writer) error {
+	if !raftwitness.IsClusterID(e.Identity.ClusterID) { // it names the directory
+		return fmt.Errorf("%q is not the name of a cluster", e.Identity.ClusterID)
+	}
 	dir := filepath.Join(cfg.DataDir, e.Identity.ClusterID)
 	old, err := raftwitness.LoadIdentity(dir)
 	renewed := err == nil && e.Identity.Renews(old)

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"kineshim/durable"
 	"kineshim/proto"
 )
 
@@ -117,7 +117,7 @@ func (a *app) replace(ctx context.Context, r replacement) error {
 	if resp, err = a.askReplace(ctx, n, req); err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(r.out, resp.GetEnrolment(), 0o600); err != nil {
+	if err := durable.Write(r.out, resp.GetEnrolment(), 0o600); err != nil {
 		return fmt.Errorf("%s is %s now, but its enrolment file was not written: %w\nmake room and run this again", r.node, resp.GetServerId(), err)
 	}
 	fmt.Fprint(a.stdout, renderEnrolment(r, resp))
