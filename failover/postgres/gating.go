@@ -103,7 +103,8 @@ func (s *Server) awaitStandby(ctx context.Context, conn *pgconn.PgConn, target r
 // gateState is what decides whether commits wait.
 type gateState struct {
 	Names, Level string
-	// Overrides lists roles and databases that have a synchronous_commit of their own.
+	// Overrides lists what of our own sessions has another synchronous_commit. An application may have one for its role or its database: it gives up for
+	// itself what it is worth, and must not keep the cluster from serving by it.
 	Overrides    string
 	Checkpointer struct {
 		// Began tells one checkpointer from the next; shared memory does not outlive it.
@@ -121,7 +122,9 @@ const gateQuery = `SELECT json_build_object(
 	'level', current_setting('synchronous_commit'),
 	'overrides', (SELECT coalesce(string_agg(coalesce(r.rolname, 'all roles') || ' in ' || coalesce(d.datname, 'all databases') || ': ' || c, ', '), '')
 		FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) c LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
-		WHERE c LIKE 'synchronous_commit=%' AND c <> 'synchronous_commit=on' AND c <> 'synchronous_commit=remote_apply'),
+		WHERE (s.setrole = 0 OR r.rolname IN ('` + Superuser + `', '` + ReplicationRole + `', '` + KineRole + `'))
+			AND (s.setdatabase = 0 OR d.datname IN ('` + Database + `', 'postgres'))
+			AND c LIKE 'synchronous_commit=%' AND c <> 'synchronous_commit=on' AND c <> 'synchronous_commit=remote_apply'),
 	'checkpointer', (SELECT json_build_object('began', pid || ' ' || backend_start,
 		'idle', coalesce(wait_event IN ('CheckpointerMain', 'CheckpointWriteDelay'), false))
 		FROM pg_stat_activity WHERE backend_type = 'checkpointer'))`

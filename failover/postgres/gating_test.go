@@ -107,16 +107,33 @@ func TestConnectingSoloReleasesWhatWaits(t *testing.T) {
 func TestSettingsThatDoNotGateAreFound(t *testing.T) {
 	ctx := testContext(t)
 	a, _ := pair(t, ctx)
-	a.sql(ctx, `ALTER ROLE kine SET synchronous_commit = off`)
-	if _, err := a.ProveGating(ctx); !errors.Is(err, ErrUnsafeSettings) {
-		t.Errorf("prove gating: %v", err)
+	for _, whose := range []string{"ROLE kine", "ROLE ALL", "DATABASE kubernetes", "ROLE kineshim IN DATABASE postgres"} {
+		a.sql(ctx, `ALTER `+whose+` SET synchronous_commit = off`)
+		if _, err := a.ProveGating(ctx); !errors.Is(err, ErrUnsafeSettings) {
+			t.Errorf("%s: prove gating: %v", whose, err)
+		}
+		if err := a.CommitEpoch(ctx, 1, "n", 2); !errors.Is(err, ErrUnsafeSettings) {
+			t.Errorf("%s: commit epoch: %v", whose, err)
+		}
+		a.sql(ctx, `ALTER `+whose+` RESET synchronous_commit`)
 	}
-	if err := a.CommitEpoch(ctx, 1, "n", 2); !errors.Is(err, ErrUnsafeSettings) {
-		t.Errorf("commit epoch: %v", err)
-	}
-	a.sql(ctx, `ALTER ROLE kine RESET synchronous_commit`)
 	_, err := a.ProveGating(ctx)
 	check(t, "prove gating", err)
+}
+
+// What an application may do to itself must not keep the cluster from serving.
+func TestSettingsOfApplicationsAreTheirs(t *testing.T) {
+	ctx := testContext(t)
+	a, _ := pair(t, ctx)
+	shop := Application{Database: "shop", User: "shop", Connections: 1}
+	check(t, "ensure", a.EnsureApplication(ctx, shop, "correct horse"))
+	a.sql(ctx, `SET ROLE shop; ALTER ROLE shop SET synchronous_commit = off; ALTER DATABASE shop SET synchronous_commit = local`)
+	if _, err := a.ProveGating(ctx); err != nil {
+		t.Errorf("prove gating: %v", err)
+	}
+	if err := a.CommitEpoch(ctx, 1, "n", 2); err != nil {
+		t.Errorf("commit epoch: %v", err)
+	}
 }
 
 func TestAlterSystemCannotOpenTheGate(t *testing.T) {
