@@ -26,6 +26,43 @@ func (s *Store) SetLineage(ctx context.Context, lineage int64) error {
 	return nil
 }
 
+// Fork gives the history a number and a place of its own: it goes on jump revisions, and as many rows, ahead of meta, which is what Load has returned, and
+// everything before that is compacted. Whoever knows a history that has parted from this one before, and is not jump revisions ahead, is thus never taken for
+// somebody who knows this one. It returns what Load would return now. Like SetLineage, it is for the time before anything is written. Tables of old versions of
+// kine cannot count further than 2³¹: if jump does not fit any more, only the number is new.
+func (s *Store) Fork(ctx context.Context, meta Meta, lineage, jump int64) (Meta, error) {
+	to := meta
+	to.LastID, to.Revision = meta.LastID+jump, meta.Revision+jump
+	to.Compacted, to.Untouched = to.Revision, false
+	err := s.helpers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return synchronously(ctx, conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "UPDATE kineshim_state SET lineage = $1", lineage); err != nil {
+				return err
+			}
+			if to.LastID > s.shape.idMax-jump {
+				s.log.Warn("the table's columns are of an old version of kine: revisions cannot jump any more, so that some may be used again; restart k3s", "lastID", meta.LastID)
+				to = meta
+				return nil
+			}
+			tag, err := tx.Exec(ctx, "UPDATE kine SET id = $1::bigint, prev_revision = $1::bigint, ks_create = $1::bigint, ks_revision = $2::bigint, ks_version = $2::bigint WHERE name = '"+compactName+"'", to.LastID, to.Revision)
+			if err == nil && tag.RowsAffected() != 1 {
+				err = errNoCompactRow
+			}
+			if err != nil {
+				return err
+			}
+			_, err = tx.Exec(ctx, "SELECT setval("+quote(s.shape.sequence)+", $1::bigint)", to.LastID)
+			return err
+		})
+	})
+	if err != nil {
+		return meta, fmt.Errorf("begin a history of its own: %w", err)
+	}
+	s.lineage = lineage
+	s.pipeline.lastID.Store(to.LastID)
+	return to, nil
+}
+
 // Lineage is the Store's, as it is now.
 func (r *Reader) Lineage(ctx context.Context) (lineage int64, err error) {
 	err = r.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {

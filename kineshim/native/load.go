@@ -21,15 +21,23 @@ type debts struct {
 	began bool
 }
 
-// load fills the keyspace from the whole table. forced: the copy that the other node has may hold what this table never had.
+// load fills the keyspace from the whole table. forced: clients, and the copy that the other node has, may hold what this table never had, at revisions that
+// it would use for something else.
 func (e *Engine) load(ctx context.Context, forced bool) error {
-	l, meta, err := e.keyspace.load(ctx, e.store.Load)
+	read := e.store.Load
+	if forced {
+		read = e.loadForked
+	}
+	l, meta, err := e.keyspace.load(ctx, read)
 	if err != nil {
 		return err
 	}
-	if err := e.name(ctx, forced); err != nil {
-		return err
+	if e.store.Lineage() == 0 {
+		if err := e.store.SetLineage(ctx, newLineage()); err != nil {
+			return err
+		}
 	}
+	e.lineage.Store(e.store.Lineage())
 	if err := e.resume(meta); err != nil {
 		return err
 	}
@@ -41,15 +49,18 @@ func (e *Engine) load(ctx context.Context, forced bool) error {
 	return nil
 }
 
-// name sees to it that the history has a name, and a new one if it may lack what copies of it hold.
-func (e *Engine) name(ctx context.Context, forced bool) error {
-	if e.store.Lineage() == 0 || forced {
-		if err := e.store.SetLineage(ctx, newLineage()); err != nil {
-			return err
-		}
+// loadForked is Load of a table whose history goes on as another one: ahead of all that clients may have seen, so that their watches begin again and nothing that
+// they know is taken for this history's. A restore does the same.
+func (e *Engine) loadForked(ctx context.Context, each func(kinetable.LoadedRow) error) (kinetable.Meta, error) {
+	meta, err := e.store.Load(ctx, each)
+	if err != nil {
+		return meta, err
 	}
-	e.lineage.Store(e.store.Lineage())
-	return nil
+	forked, err := e.store.Fork(ctx, meta, newLineage(), revisionJump)
+	if err == nil {
+		e.log.Warn("the promotion was forced: revisions jump, and watches begin again", "revision", meta.Revision, "now", forked.Revision)
+	}
+	return forked, err
 }
 
 // load fills an empty copy by what reads the table.

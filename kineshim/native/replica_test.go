@@ -161,6 +161,7 @@ type watcher struct {
 	grpc.ServerStream
 	ctx context.Context
 
+	from  int64 // 0: the beginning
 	asked bool
 	mu    sync.Mutex
 	seen  []string
@@ -187,7 +188,7 @@ func (w *watcher) Recv() (*pb.WatchRequest, error) {
 	if !w.asked {
 		w.asked = true
 		return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
-			Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 2, PrevKv: true,
+			Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: max(w.from, 2), PrevKv: true,
 		}}}, nil
 	}
 	<-w.ctx.Done()
@@ -209,6 +210,22 @@ func (w *watcher) Send(r *pb.WatchResponse) error {
 			e.Kv.CreateRevision, e.Kv.Lease, e.Kv.Value, e.PrevKv))
 	}
 	return nil
+}
+
+// cancelled waits until the watch is, because of a compaction.
+func (w *watcher) cancelled(t *testing.T, compacted int64) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		w.mu.Lock()
+		bad := w.bad
+		w.mu.Unlock()
+		switch {
+		case strings.HasPrefix(bad, fmt.Sprintf("cancelled at %d:", compacted)):
+			return
+		case bad != "" || time.Now().After(end):
+			t.Fatalf("the watch from %d was not cancelled at %d: %q", w.from, compacted, bad)
+		}
+	}
 }
 
 // upto waits for the events up to a revision, and returns all.
