@@ -65,7 +65,7 @@ func (a *Agent) localInput(now time.Time, rec *record.Record) decide.Local {
 		Served: rec.Initialised() && l.servedEpoch == rec.Epoch, StartFailures: l.startFailures, RewoundEpoch: l.rewoundEpoch,
 		DownFor: since(now, l.downSince), UnwellFor: since(now, l.unwellSince),
 		Session: a.session(), EpochCommitted: l.epochCommitted != 0 && l.epochCommitted == l.generation, Engine: l.engine != 0 && l.engine == l.generation,
-		Solo: a.pg.SoloConnected(), Proven: l.proven, JoinBackoff: now.Before(l.noJoinUntil), Slot: l.slot, Granted: l.grant != grant{},
+		Solo: a.pg.SoloConnected(), Proven: l.proven, JoinBackoff: now.Before(l.noJoinUntil), Slot: l.slot, SlotLost: l.obs.SlotLost, Granted: l.grant != grant{},
 		Disk: a.diskInput(),
 	}
 	if !l.obsAt.IsZero() {

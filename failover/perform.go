@@ -404,7 +404,7 @@ func (a *Agent) ensureSlot(ctx context.Context) error {
 		return err
 	}
 	a.mu.Lock()
-	a.local.slot = true
+	a.local.slot, a.local.obs.SlotLost = true, false
 	a.mu.Unlock()
 	return nil
 }

@@ -117,6 +117,8 @@ type Local struct {
 	JoinBackoff bool
 	// Slot: the standby's replication slot exists. StaleWalsender: one serves a standby that has gone.
 	Slot, StaleWalsender bool
+	// SlotLost: that slot has lost WAL, and nobody streams from it.
+	SlotLost bool
 	// Granted: this primary has allowed the standby to destroy its data and has not seen it stream since.
 	Granted bool
 }

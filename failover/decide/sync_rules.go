@@ -23,7 +23,10 @@ var syncRules = []rule{
 	{
 		name: "make-slot",
 		when: func(in *Input) bool {
-			return in.serves() && in.Local.EpochCommitted && in.Local.Engine && !in.Local.Slot
+			l := &in.Local
+			// One that is lost is left so until the standby has made its copy anew: it would keep WAL for nobody.
+			lost := l.SlotLost && in.peerFresh() && in.Peer.Role == Standby
+			return in.serves() && l.EpochCommitted && l.Engine && (!l.Slot || lost)
 		},
 		do:  do(EnsureSlot),
 		why: because("the standby needs a replication slot"),

@@ -30,6 +30,9 @@ type Observation struct {
 	WalReceiver  WalReceiver
 	// Standbys are the connected replication clients, this package's acknowledger and a running clone included.
 	Standbys []Standby
+	// SlotLost: the standby's slot on a primary has lost WAL that it should have kept, because of Config.SlotKeep, and nobody streams from it: it has to be
+	// made anew before the standby can use it, from PostgreSQL 18 on. No slot is not a lost one.
+	SlotLost bool
 	// SyncNames and SynchronousCommit are the settings in force in this session.
 	SyncNames, SynchronousCommit string
 }
@@ -117,6 +120,7 @@ type observation struct {
 	Receive, Replay      record.LSN
 	Newest               float64
 	SyncNames, SyncLevel string
+	SlotLost             bool
 	Receiver             *struct {
 		PID      int
 		Status   string
@@ -142,6 +146,8 @@ const observeQuery = `SELECT json_build_object(
 	'newest', CASE WHEN r.is THEN coalesce(extract(epoch FROM pg_last_xact_replay_timestamp()), 0) ELSE 0 END,
 	'syncNames', current_setting('synchronous_standby_names'),
 	'syncLevel', current_setting('synchronous_commit'),
+	'slotLost', CASE WHEN r.is THEN false ELSE EXISTS (SELECT FROM pg_get_replication_slots()
+		WHERE slot_name = '` + StandbyName + `' AND NOT active AND ` + slotLost + `) END,
 	'receiver', (SELECT json_build_object('pid', a.pid, 'status', coalesce(w.status, ''), 'timeline', coalesce(w.received_tli, 0))
 		FROM pg_stat_activity a LEFT JOIN pg_stat_wal_receiver w ON w.pid = a.pid WHERE a.backend_type = 'walreceiver'),
 	'clients', (SELECT coalesce(json_agg(json_build_object('pid', pid, 'app', application_name, 'state', coalesce(state, ''),
@@ -181,7 +187,7 @@ func (s *Server) observe(ctx context.Context) (Observation, error) {
 		InRecovery: a.InRecovery,
 		FlushLSN:   a.Flush, InsertLSN: a.Insert,
 		ReceiveLSN: a.Receive, ReplayLSN: a.Replay,
-		SyncNames: a.SyncNames, SynchronousCommit: a.SyncLevel,
+		SyncNames: a.SyncNames, SynchronousCommit: a.SyncLevel, SlotLost: a.SlotLost,
 	}
 	if a.Newest > 0 {
 		o.NewestCommit = time.UnixMicro(int64(a.Newest * 1e6))

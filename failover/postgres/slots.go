@@ -9,8 +9,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// slotLost is true of a slot that keeps nothing any more, in pg_replication_slots and the function behind it.
+const slotLost = `(wal_status IS NOT DISTINCT FROM 'lost' OR restart_lsn IS NULL)`
+
 // slotState asks for the standby's slot.
-const slotState = `SELECT json_build_object('lost', wal_status IS NOT DISTINCT FROM 'lost' OR restart_lsn IS NULL, 'active', active)
+const slotState = `SELECT json_build_object('lost', ` + slotLost + `, 'active', active)
 	FROM pg_replication_slots WHERE slot_name = '` + StandbyName + `'`
 
 // EnsureSlot makes the standby's replication slot on a primary, so that WAL which the standby has not received is kept, up
@@ -52,20 +55,6 @@ func (s *Server) DropSlots(ctx context.Context) error {
 
 func dropAllSlots(ctx context.Context, conn *pgconn.PgConn) error {
 	return execute(ctx, conn, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active AND NOT temporary`)
-}
-
-// SlotLost reports whether a primary has removed WAL that the standby's slot should have kept, because of Config.SlotKeep.
-// No slot is not a lost one.
-func (s *Server) SlotLost(ctx context.Context) (bool, error) {
-	var slot struct{ Lost, Active bool }
-	err := s.withLocal(ctx, func(conn *pgconn.PgConn) error {
-		_, err := queryJSON(ctx, conn, slotState, &slot)
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("slot: %w", err)
-	}
-	return slot.Lost, nil
 }
 
 // DropStaleWalsenders ends the standby's connections that have been silent for longer than silentFor, and returns how many:
