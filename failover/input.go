@@ -37,12 +37,16 @@ func (a *Agent) raftInput(now time.Time) decide.Raft {
 	}
 	r := decide.Raft{
 		Leader: s.Leader, Barrier: s.Barrier, Forfeited: s.Forfeited, LeaseLeft: s.LeaseLeft,
-		WitnessHeard: decide.Never, Void: s.Void,
+		WitnessHeard: decide.Never, OtherHeard: decide.Never, Void: s.Void,
 	}
 	if s.Leader {
 		r.WitnessSilent = now.Sub(a.raft.leaderSince)
+		r.OtherSilent = r.WitnessSilent
 		if age, ok := s.Heard[a.cfg.Witness]; ok {
 			r.WitnessHeard, r.WitnessSilent = age, age
+		}
+		if age, ok := s.Heard[a.cfg.Other]; ok {
+			r.OtherHeard, r.OtherSilent = age, age
 		}
 	}
 	return r

@@ -74,13 +74,13 @@ var timing = Timing{Silence: 500 * ms, ReplicationStall: time.Second, WitnessLos
 func newInput(self, other string, r record.Record) *Input {
 	return &Input{
 		Self: self, Other: other, Witness: "w", Founder: self == "a", Record: &r, Timing: timing,
-		Raft: Raft{WitnessHeard: Never}, Peer: Peer{Age: Never, Silent: 50 * ms},
+		Raft: Raft{WitnessHeard: Never, OtherHeard: Never}, Peer: Peer{Age: Never, Silent: 50 * ms},
 	}
 }
 
 func leads(in *Input) {
 	in.Confirmed = true
-	in.Raft = Raft{Leader: true, Barrier: true, LeaseLeft: 300 * ms, WitnessHeard: 50 * ms, WitnessSilent: 50 * ms}
+	in.Raft = Raft{Leader: true, Barrier: true, LeaseLeft: 300 * ms, WitnessHeard: 50 * ms, WitnessSilent: 50 * ms, OtherHeard: 50 * ms, OtherSilent: 50 * ms}
 }
 
 // pairedPrimary is a, well, leading, with its standby in sync.

@@ -82,7 +82,8 @@ func NotArmed(in *Input) []string {
 			add(p.Role == Standby && !p.Streaming, "the standby "+in.Other+" does not stream from the primary yet")
 			add(p.Role == Standby && p.Streaming && in.Local.LagBytes > joinLagBytes, "the standby "+in.Other+" is still catching up")
 		}
-		add(in.Raft.Leader && in.Raft.WitnessHeard > witnessFresh, "the witness "+in.Witness+" is not reachable")
+		add(in.Raft.Leader && in.Raft.WitnessHeard > voterFresh, "the witness "+in.Witness+" is not reachable")
+		add(in.Raft.Leader && in.peerFresh() && in.Raft.OtherHeard > voterFresh, "the standby "+in.Other+" does not answer at its port for Raft: look at its firewall")
 		add(!in.Raft.Leader, "this primary has no contact to a majority")
 	}
 	if len(why) == n {

@@ -18,7 +18,7 @@ func TestTheGateIsClosedUnlessAllHolds(t *testing.T) {
 	}{
 		{"a paired primary", pairedPrimary, nil, ""},
 		{"a solo primary", soloPrimary, nil, ""},
-		{"a solo primary without a quorum", soloPrimary, func(in *Input) { in.Raft = Raft{WitnessHeard: Never} }, ""},
+		{"a solo primary without a quorum", soloPrimary, func(in *Input) { in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never} }, ""},
 		// The lease is not decide's: the gate itself asks for it on every request.
 		{"a paired primary without a lease", pairedPrimary, func(in *Input) { in.Raft.LeaseLeft = 0 }, ""},
 		{"a solo primary restarted under its own epoch, timeline unrecorded", soloPrimary, func(in *Input) { in.Local.Timeline, in.Raft = 3, Raft{} }, ""},
@@ -39,7 +39,7 @@ func TestTheGateIsClosedUnlessAllHolds(t *testing.T) {
 		{"no barrier", pairedPrimary, func(in *Input) { in.Local.EpochCommitted = false }, "first commit"},
 		{"no engine", pairedPrimary, func(in *Input) { in.Local.Engine = false }, "engine is starting"},
 		{"an unrecorded timeline in a new epoch", newPrimary, func(in *Input) { ready(in) }, "not in the record"},
-		{"an unrecorded timeline in a new epoch, with no majority left to record it", newPrimary, func(in *Input) { ready(in); in.Raft = Raft{WitnessHeard: Never} }, ""},
+		{"an unrecorded timeline in a new epoch, with no majority left to record it", newPrimary, func(in *Input) { ready(in); in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never} }, ""},
 		{"the same, not confirmed", newPrimary, func(in *Input) { ready(in); in.Raft, in.Confirmed = Raft{}, false }, "not in the record"},
 		{"the same, while pairing", newPrimary, func(in *Input) { ready(in); in.Raft, in.Pairing = Raft{}, true }, "not in the record"},
 		{"the same, a timeline that somebody else began before", newPrimary, func(in *Input) { ready(in); in.Raft, in.Local.Timeline = Raft{}, 2 }, "belongs to an earlier epoch"},
@@ -94,7 +94,8 @@ func TestNotArmedSaysEverythingThatIsMissing(t *testing.T) {
 		{"a standby that does not stream", joiningPrimary, func(in *Input) { in.Peer.Streaming = false }, []string{"does not stream"}},
 		{"a standby that lags", joiningPrimary, func(in *Input) { streaming(in); in.Local.LagBytes = joinLagBytes + 1 }, []string{"catching up"}},
 		{"no witness", joiningPrimary, func(in *Input) { in.Raft.WitnessHeard = Never }, []string{"witness w is not reachable"}},
-		{"no majority", soloPrimary, func(in *Input) { in.Raft = Raft{WitnessHeard: Never} }, []string{"standby b is not reachable", "no contact to a majority"}},
+		{"no voter of the standby's", joiningPrimary, func(in *Input) { in.Raft.OtherHeard = Never }, []string{"standby b does not answer at its port for Raft"}},
+		{"no majority", soloPrimary, func(in *Input) { in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never} }, []string{"standby b is not reachable", "no contact to a majority"}},
 		{"nearly there", joiningPrimary, streaming, []string{"being proved"}},
 		{"nearly there, and paused", joiningPrimary, func(in *Input) { setRecord(in, paused(*in.Record)) }, []string{"paused", "being proved"}},
 	} {

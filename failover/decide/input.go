@@ -61,6 +61,8 @@ type Raft struct {
 	// WitnessHeard is, on a leader, the time since the witness answered in this term; Never if it has not. WitnessSilent is the
 	// same, but counts from the beginning of this leadership if it has not.
 	WitnessHeard, WitnessSilent time.Duration
+	// OtherHeard and OtherSilent are the same of the other data node's voter: that may be out of reach while the node itself is heard.
+	OtherHeard, OtherSilent time.Duration
 }
 
 // Leads: this node may propose, and knows the outcome of all that was proposed before its term.
@@ -189,8 +191,8 @@ const (
 	followPatience = 10 * time.Second
 	// startAttempts is how often a standby's PostgreSQL may fail to start before it is cloned.
 	startAttempts = 5
-	// witnessFresh is how lately the witness must have answered for the cluster to be paired.
-	witnessFresh = time.Second
+	// voterFresh is how lately both other voters must have answered for the cluster to be paired: any two of the three must be able to go on.
+	voterFresh = time.Second
 	// joinLagBytes is how far the standby may be behind when commits begin to wait for it.
 	joinLagBytes = 1 << 20
 	// crashCutsOff is more than a standby may have received of a last record that a crash has cut short on the primary: replay ends before it.

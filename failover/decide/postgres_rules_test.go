@@ -325,7 +325,7 @@ var serveRuleCases = []ruleCase{
 	},
 	{
 		rule: "step-down", name: "the standby leads", in: pairedPrimary, action: Stop, why: "that it has not got",
-		set: func(in *Input) { drained(in); in.Raft = Raft{WitnessHeard: Never} },
+		set: func(in *Input) { drained(in); in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never} },
 		not: map[string]func(*Input){
 			"this node leads":                leads,
 			"the standby may lack something": func(in *Input) { in.Wish.Drained = false },

@@ -74,7 +74,7 @@ func randomInput(t *rapid.T) *Input {
 	self := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "self")
 	in := &Input{Self: self, Other: other(self), Witness: "w", Founder: yes("founder"), Record: &r, Confirmed: often("confirmed"), Pairing: rapid.IntRange(0, 4).Draw(t, "pairing") == 0, Timing: timing}
 	in.Raft = Raft{Leader: often("leader"), Barrier: often("barrier"), Forfeited: rapid.IntRange(0, 4).Draw(t, "forfeited") == 0,
-		LeaseLeft: rapid.SampledFrom([]time.Duration{0, ms}).Draw(t, "lease"), WitnessHeard: age("heard"), WitnessSilent: age("silent")}
+		LeaseLeft: rapid.SampledFrom([]time.Duration{0, ms}).Draw(t, "lease"), WitnessHeard: age("heard"), WitnessSilent: age("silent"), OtherHeard: age("other heard"), OtherSilent: age("other silent")}
 	in.Local = Local{
 		Role: role("role"), SystemID: system("system"), Timeline: timeline("timeline"), LSN: lsn("lsn"), MarkerEpoch: epoch("marker epoch"), MarkerTimeline: timeline("marker"),
 		PromotedEpoch: epoch("promoted"), PromotedLSN: lsn("promoted lsn"), Frozen: yes("frozen"), Adrift: yes("adrift"), Streaming: yes("streaming"), NotStreaming: age("not streaming"), Served: yes("served"),

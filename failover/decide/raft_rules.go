@@ -77,7 +77,7 @@ var raftRules = []rule{
 		when: func(in *Input) bool {
 			return in.serves() && in.Raft.Leads() && in.Raft.LeaseLeft > 0 && in.Record.Solo() && !in.Pairing && !in.Local.Solo &&
 				in.Local.Proven && in.Local.EpochCommitted && in.Local.Engine && in.standbyEligible() &&
-				in.Raft.WitnessHeard <= witnessFresh && in.Wish.SwitchTo == "" && in.Wish.Replace == "" && !in.Wish.Stopping
+				in.Raft.WitnessHeard <= voterFresh && in.Raft.OtherHeard <= voterFresh && in.Wish.SwitchTo == "" && in.Wish.Replace == "" && !in.Wish.Stopping
 		},
 		do: func(in *Input) Step {
 			return Step{Action: Propose, Command: record.Command{Kind: record.Pair, Node: in.Other, Timeline: in.Record.Timeline}}
@@ -140,6 +140,8 @@ func (in *Input) soloBecause() string {
 		return fmt.Sprintf("the standby has acknowledged nothing for %v", in.Timing.ReplicationStall)
 	case in.Raft.WitnessSilent > in.Timing.WitnessLostAfter:
 		return fmt.Sprintf("the witness has been silent for %v", in.Timing.WitnessLostAfter)
+	case in.Raft.OtherSilent > in.Timing.WitnessLostAfter:
+		return fmt.Sprintf("the standby's Raft voter has been silent for %v", in.Timing.WitnessLostAfter)
 	}
 	return ""
 }

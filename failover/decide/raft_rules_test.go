@@ -117,6 +117,11 @@ var proposalCases = []ruleCase{
 		not: map[string]func(*Input){"it may come back": func(in *Input) { in.Raft.WitnessSilent = 10 * time.Second }},
 	},
 	{
+		rule: "go-solo", name: "the standby's voter is lost, and the standby is not", in: pairedPrimary, action: Propose, kind: record.Solo, why: "the standby's Raft voter has been silent for 10s",
+		set: func(in *Input) { in.Raft.OtherHeard, in.Raft.OtherSilent = 10001*ms, 10001*ms },
+		not: map[string]func(*Input){"it may come back": func(in *Input) { in.Raft.OtherSilent = 10 * time.Second }},
+	},
+	{
 		rule: "go-solo", name: "the standby is being stopped", in: pairedPrimary, action: Propose, kind: record.Solo, why: "being stopped",
 		set: func(in *Input) { in.Peer.Leaving = true },
 		not: map[string]func(*Input){
@@ -141,7 +146,8 @@ var proposalCases = []ruleCase{
 			"there is no lease":                  func(in *Input) { in.Raft.LeaseLeft = 0 },
 			"it does not lead":                   func(in *Input) { in.Raft.Leader = false },
 			"no barrier yet":                     func(in *Input) { in.Raft.Barrier = false },
-			"the witness is not there":           func(in *Input) { in.Raft.WitnessHeard = witnessFresh + 1 },
+			"the witness is not there":           func(in *Input) { in.Raft.WitnessHeard = voterFresh + 1 },
+			"the standby's voter is not there":   func(in *Input) { in.Raft.OtherHeard = voterFresh + 1 },
 			"the witness was never heard":        func(in *Input) { in.Raft.WitnessHeard = Never },
 			"the standby is not eligible":        func(in *Input) { in.Local.StandbyStreams = false },
 			"the standby's data may be replaced": func(in *Input) { in.Local.Granted = true },

@@ -17,7 +17,7 @@ func TestAPrimaryActsAsPairedFromBeforeItProposesIt(t *testing.T) {
 	in.Pairing = true // set before the proposal leaves
 
 	// It is cut off; the standby stalls, the lease ends.
-	in.Raft = Raft{WitnessHeard: Never}
+	in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never}
 	in.Peer.Age, in.Peer.Silent = time.Minute, time.Minute
 	in.Local.StandbyStreams, in.Local.StandbyStalled = false, time.Minute
 	p := Decide(in)
@@ -194,7 +194,7 @@ func TestAPrimaryThatHandsOverStopsPostgreSQLBeforeTheStandbyCanBePromoted(t *te
 	for _, role := range []Role{Stopped, Standby} {
 		died(in)
 		in.Local.Role, in.Local.Frozen = role, role == Standby
-		in.Raft = Raft{WitnessHeard: Never}
+		in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never}
 		if p = Decide(in); p.Relief != "switchover" {
 			t.Errorf("%s: relief %q", role, p.Relief)
 		}
@@ -234,7 +234,7 @@ func TestAnUnknownOutcomeIsNotAFailure(t *testing.T) {
 }
 
 func TestSoloWithoutAQuorumHoldsOnlyWhileTheProcessRuns(t *testing.T) {
-	alone := func(in *Input) { in.Raft, in.Peer = Raft{WitnessHeard: Never}, Peer{Age: Never, Silent: time.Hour} }
+	alone := func(in *Input) { in.Raft, in.Peer = Raft{WitnessHeard: Never, OtherHeard: Never}, Peer{Age: Never, Silent: time.Hour} }
 	in := with(soloPrimary(), alone)
 	if p := Decide(in); p.Closed != "" || p.Postgres.Action != None {
 		t.Errorf("the process runs on: closed %q, rule %q", p.Closed, p.Postgres.Rule)

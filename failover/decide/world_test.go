@@ -222,14 +222,17 @@ func (h *host) input() *Input {
 	w, r := h.w, &h.w.raft
 	rec := h.memory.record
 	in := &Input{Self: h.name, Other: h.other, Witness: "w", Founder: h.name == "a", Record: &rec, Confirmed: h.confirmed, Pairing: h.pairing, Timing: timing, Wish: h.wish, Peer: h.peer}
-	in.Raft = Raft{WitnessHeard: Never}
+	in.Raft = Raft{WitnessHeard: Never, OtherHeard: Never}
 	if r.leader == h.name {
-		in.Raft = Raft{Leader: true, Barrier: r.barrier, Forfeited: r.forfeited, WitnessHeard: Never, WitnessSilent: h.age(r.since)}
+		in.Raft = Raft{Leader: true, Barrier: r.barrier, Forfeited: r.forfeited, WitnessHeard: Never, WitnessSilent: h.age(r.since), OtherHeard: Never, OtherSilent: h.age(r.since)}
 		if h.lease() {
 			in.Raft.LeaseLeft = ms
 		}
 		if at := r.contact["w"]; at != 0 {
 			in.Raft.WitnessHeard, in.Raft.WitnessSilent = h.age(at), h.age(at)
+		}
+		if at := r.contact[h.other]; at != 0 {
+			in.Raft.OtherHeard, in.Raft.OtherSilent = h.age(at), h.age(at)
 		}
 	}
 	p := &in.Peer

@@ -16,7 +16,8 @@ type checker struct {
 	// revisions is the entry that was acknowledged with each revision.
 	revisions map[int32]int32
 	founded   bool
-	log       []*entry // committed
+	log       []*entry       // committed
+	rec       *record.Record // as of its last entry, whoever of the voters knows that at present
 	leaders   map[uint64]int
 	primaries map[uint64]string // of each epoch
 	epoch     uint64            // the newest
@@ -35,7 +36,7 @@ type checker struct {
 }
 
 func (c *checker) init(w *World) {
-	c.w = w
+	c.w, c.rec = w, &record.Record{}
 	c.revisions, c.leaders, c.primaries, c.timelines = map[int32]int32{}, map[uint64]int{}, map[uint64]string{}, map[uint32]int32{}
 	c.open = [2]time.Duration{-time.Hour, -time.Hour}
 }
@@ -105,14 +106,14 @@ func (c *checker) answered(k *kine, epoch uint64, seen, floor int32) {
 	c.told(k, epoch, seen, "answers")
 }
 
-// committed takes in that a voter has applied an entry.
-func (c *checker) committed(index uint64, e *entry) {
+// committed takes in that a voter has applied an entry, and has this record from then on.
+func (c *checker) committed(index uint64, e *entry, rec *record.Record) {
 	if index > uint64(len(c.log))+1 {
 		c.w.violate("entry %d is applied before entry %d", index, len(c.log)+1)
 		return
 	}
 	if index == uint64(len(c.log))+1 {
-		c.log = append(c.log, e)
+		c.log, c.rec = append(c.log, e), rec
 		return
 	}
 	if c.log[index-1] != e {
@@ -206,15 +207,7 @@ func (c *checker) received(pg *postgres, tip int32) {
 }
 
 // newest is the record as of the last committed entry.
-func (w *World) newest() *record.Record {
-	best := w.voters[0]
-	for _, v := range w.voters {
-		if v.applied > best.applied {
-			best = v
-		}
-	}
-	return best.rec
-}
+func (w *World) newest() *record.Record { return w.check.rec }
 
 func (w *World) describe(r *record.Record) string {
 	return fmt.Sprintf("epoch %d, primary %s, in sync %v, timeline %d at %v", r.Epoch, r.Primary, r.InSync, r.Timeline, r.SwitchLSN)

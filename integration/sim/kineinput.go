@@ -49,14 +49,18 @@ func (k *kine) raftInput(now time.Duration) decide.Raft {
 		k.leaderSince, k.leaderTerm = now, v.term
 		k.exchangeNow()
 	}
-	r := decide.Raft{Leader: leads, WitnessHeard: decide.Never}
+	r := decide.Raft{Leader: leads, WitnessHeard: decide.Never, OtherHeard: decide.Never}
 	if leads {
 		r.Barrier, r.Forfeited = v.barrierTerm == v.term, v.term <= v.forfeited
 		r.LeaseLeft = v.leaseLeft()
-		r.WitnessSilent = now - k.leaderSince
+		r.WitnessSilent, r.OtherSilent = now-k.leaderSince, now-k.leaderSince
 		if v.contactTerm[nodeW] == v.term {
 			age := v.w.boot(v.m) - v.contactSent[nodeW]
 			r.WitnessHeard, r.WitnessSilent = age, age
+		}
+		if other := k.other; v.contactTerm[other] == v.term {
+			age := v.w.boot(v.m) - v.contactSent[other]
+			r.OtherHeard, r.OtherSilent = age, age
 		}
 	}
 	return r

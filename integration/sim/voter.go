@@ -147,8 +147,8 @@ func (v *voter) setCommit(to uint64) {
 	v.commit = to
 	for v.applied < v.commit {
 		old, e := v.rec, v.log[v.applied]
-		v.w.check.committed(v.applied+1, e)
 		v.applyNext()
+		v.w.check.committed(v.applied, e, v.rec)
 		if v.rec != old {
 			v.w.check.record(old, v.rec, e.cmd)
 		}
