@@ -76,6 +76,9 @@ func (a *Agent) mayReplace(q *pb.ReplaceRequest) *pb.ReplaceResponse {
 			a.cfg.Self, third, third)
 	case heard && !q.Alive:
 		return no("%s is alive (%s): nothing needs to be replaced. To replace it all the same: --yes; it is taken out first", q.Node, last)
+	case !a.votes(third):
+		return no("%s does not answer: without %s, %s and %s are all that is left, and both must agree to let the new one in. Bring %s back first; if it is lost for good too, use shimctl serve --alone",
+			third, q.Node, a.cfg.Self, third, third)
 	}
 	r.Done = true
 	return r
@@ -88,6 +91,13 @@ func isAddress(address string) bool {
 	}
 	_, _, err := net.SplitHostPort(address)
 	return err == nil
+}
+
+// votes says whether this leader has lately been answered by the other voter.
+func (a *Agent) votes(name string) bool {
+	s := a.store.Status()
+	age, ok := s.Heard[name]
+	return ok && age < witnessReachable && s.Apart[name] == ""
 }
 
 // alive says whether the member takes part at the moment. a.mu is held.

@@ -14,7 +14,7 @@ import (
 func replacer(t *testing.T, rec *record.Record) (agentFixture, ControlServer) {
 	t.Helper()
 	f := newAgent(t, "a", rec).serving(rec.Epoch)
-	f.store.status = RaftStatus{Leader: true, Barrier: true, Heard: map[string]time.Duration{"w": time.Minute}}
+	f.store.status = RaftStatus{Leader: true, Barrier: true, Heard: map[string]time.Duration{"w": time.Minute, "b": 0}}
 	f.store.propose = func(_ context.Context, c record.Command) (Outcome, error) {
 		now, _ := f.store.Record()
 		next, err := now.Apply(c)
@@ -65,6 +65,8 @@ func TestReplaceIsRefused(t *testing.T) {
 		"on the standby":            {&pb.ReplaceRequest{Node: "w"}, func(f agentFixture) { f.store.set(failedOver()) }, "run this on b"},
 		"before there is a cluster": {&pb.ReplaceRequest{Node: "w"}, func(f agentFixture) { f.store.set(&record.Record{}) }, "not initialised"},
 		"twice at once":             {&pb.ReplaceRequest{Node: "w"}, func(f agentFixture) { f.Agent.wish.replace = "b" }, "at the moment"},
+		"while the third is away":   {&pb.ReplaceRequest{Node: "w", Alive: true}, func(f agentFixture) { f.store.status.Heard = map[string]time.Duration{"w": 0, "b": time.Minute} }, "Bring b back first"},
+		"while the third is out":    {&pb.ReplaceRequest{Node: "w"}, func(f agentFixture) { f.store.status.Apart = map[string]string{"b": "it was wiped"} }, "b does not answer"},
 		"a live witness":            {&pb.ReplaceRequest{Node: "w"}, func(f agentFixture) { f.store.status.Heard["w"] = 0 }, "--yes"},
 		"a live standby": {&pb.ReplaceRequest{Node: "b"}, func(f agentFixture) {
 			f.Agent.peer = peer{state: &pb.NodeState{Node: "b"}, at: time.Now()}

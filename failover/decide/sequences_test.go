@@ -234,7 +234,9 @@ func TestAnUnknownOutcomeIsNotAFailure(t *testing.T) {
 }
 
 func TestSoloWithoutAQuorumHoldsOnlyWhileTheProcessRuns(t *testing.T) {
-	alone := func(in *Input) { in.Raft, in.Peer = Raft{WitnessHeard: Never, OtherHeard: Never}, Peer{Age: Never, Silent: time.Hour} }
+	alone := func(in *Input) {
+		in.Raft, in.Peer = Raft{WitnessHeard: Never, OtherHeard: Never}, Peer{Age: Never, Silent: time.Hour}
+	}
 	in := with(soloPrimary(), alone)
 	if p := Decide(in); p.Closed != "" || p.Postgres.Action != None {
 		t.Errorf("the process runs on: closed %q, rule %q", p.Closed, p.Postgres.Rule)

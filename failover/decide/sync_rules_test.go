@@ -74,7 +74,9 @@ var syncRuleCases = []ruleCase{
 	},
 	{
 		rule: "make-slot", name: "the standby is back with a new copy, and the slot was lost meanwhile", in: soloPrimary, action: EnsureSlot, why: "needs a replication slot",
-		set: func(in *Input) { in.Local.SlotLost, in.Peer = true, Peer{Age: 50 * ms, Silent: 50 * ms, Epoch: 1, Role: Standby} },
+		set: func(in *Input) {
+			in.Local.SlotLost, in.Peer = true, Peer{Age: 50 * ms, Silent: 50 * ms, Epoch: 1, Role: Standby}
+		},
 		not: map[string]func(*Input){
 			"it is not":                         func(in *Input) { in.Local.SlotLost = false },
 			"the standby is being cloned":       func(in *Input) { in.Peer.Role = Broken },
