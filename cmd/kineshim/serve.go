@@ -32,6 +32,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
 )
 
 const (
@@ -41,6 +42,9 @@ const (
 	closeTimeout = 15 * time.Second
 	// peerBackoff is the longest pause before the other node is dialled again: its return should be noticed at once.
 	peerBackoff = 200 * time.Millisecond
+	// peerPing and peerPingBound find a connection to it that died without a word. What counts is peerPingBound: as long may what is sent stay
+	// unacknowledged (TCP_USER_TIMEOUT). TCP itself would try the old connection again up to two minutes after the network is back.
+	peerPing, peerPingBound = 10 * time.Second, 2 * time.Second
 )
 
 // serve runs the node until ctx ends, then hands over and stops. A node that goes on alone begins anew on the way.
@@ -218,7 +222,8 @@ func (n *node) run(ctx context.Context) (err error) {
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: peerBackoff / 4, Multiplier: 1.6, MaxDelay: peerBackoff},
 			MinConnectTimeout: time.Second,
-		}))
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: peerPing, Timeout: peerPingBound, PermitWithoutStream: true}))
 	if err != nil {
 		return err
 	}
