@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kineshim/failover/decide"
+	"kineshim/failover/postgres"
 )
 
 // lane carries out one action at a time.
@@ -30,6 +31,8 @@ const (
 	retryFirst, retryMax = 50 * time.Millisecond, 5 * time.Second
 	// againAfter is the pause before the same rule asks for the same again though it was done: it should not, and must not spin.
 	againAfter = 25 * time.Millisecond
+	// noRoomAgain is the pause after a clone for which there was no room: each attempt makes the primary's PostgreSQL do a checkpoint.
+	noRoomAgain = 30 * time.Second
 )
 
 // busy returns the action under way.
@@ -105,6 +108,9 @@ func (l *lane) run(ctx context.Context, s decide.Step) {
 		l.failures++
 		l.failure = string(s.Action) + ": " + err.Error()
 		l.notUntil = time.Now().Add(min(retryMax, retryFirst<<min(l.failures, 10)))
+		if errors.Is(err, postgres.ErrNoRoom) {
+			l.notUntil = time.Now().Add(noRoomAgain)
+		}
 	}
 	failures := l.failures
 	close(l.done)

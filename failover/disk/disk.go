@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"kineshim/statfs"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -42,7 +44,7 @@ func refused(total int64) int64 { return lowMark(total) / 3 * 2 }
 
 // Look is the state of the file system that dir is on, at this moment. Whether it takes writes is not tried.
 func Look(dir string) (State, error) {
-	free, total, err := space(dir)
+	free, total, err := statfs.Space(dir)
 	if err != nil {
 		return State{}, err
 	}
@@ -181,28 +183,11 @@ func troubleKind(s State) [3]bool { return [3]bool{s.Low, s.Full, s.Failing != "
 
 // space is what is free for PostgreSQL's user where the data are.
 func (w *Watch) space() (free, total int64, err error) {
-	free, total, err = space(w.Data)
+	free, total, err = statfs.Space(w.Data)
 	if errors.Is(err, unix.ENOENT) {
-		free, total, err = space(w.Dir)
+		free, total, err = statfs.Space(w.Dir)
 	}
 	return free, total, err
-}
-
-func space(dir string) (free, total int64, err error) {
-	var s unix.Statfs_t
-	for {
-		if err = unix.Statfs(dir, &s); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)
-	}
-	unit := int64(s.Frsize)
-	if unit == 0 {
-		unit = int64(s.Bsize)
-	}
-	return int64(s.Bavail) * unit, int64(s.Blocks) * unit, nil
 }
 
 // write writes to a file of few bytes and waits until it is on the disk.

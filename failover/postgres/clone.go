@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"syscall"
@@ -49,13 +50,27 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 	cmd := s.command(syscall.SIGKILL, "pg_basebackup", "-D", fresh, "-X", "stream", "--checkpoint=fast", "--progress", "--no-password",
 		"-d", s.peerConninfo(cloneName, s.peerAddress(ctx)))
 	report("waiting for the peer's checkpoint", 0, 0)
-	err = s.tool(ctx, cmd, func(line string) {
-		if done, total, ok := parseKilobytes(line); ok {
-			report("copying", done, max(done, total))
+	copying, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	began := false
+	err = s.tool(copying, cmd, func(line string) {
+		done, total, ok := parseKilobytes(line)
+		if !ok {
+			return
 		}
+		if !began { // later it has room that the copy itself has taken
+			began = true
+			if err := s.roomFor(total-min(total, done), d); err != nil {
+				giveUp(err)
+			}
+		}
+		report("copying", done, max(done, total))
 	})
 	if err != nil {
 		os.RemoveAll(fresh)
+		if cause := context.Cause(copying); errors.Is(cause, ErrNoRoom) {
+			return cause
+		}
 		return err
 	}
 	if d.Complete {
@@ -63,6 +78,26 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 	}
 	report("putting the copy in place", 0, 0)
 	return s.replaceDataDir(ctx, fresh, "clone")
+}
+
+// cloneReserve is what a clone leaves free: WAL comes with the copy.
+const cloneReserve = 64 << 20
+
+// roomFor is ErrNoRoom if a copy of that size does not fit beside the old data directory.
+func (s *Server) roomFor(size uint64, old DataState) error {
+	free, _, err := s.space(filepath.Dir(s.cfg.DataDir))
+	if err != nil {
+		s.log.Warn("whether there is room for the copy is not known", "error", err)
+		return nil
+	}
+	if need := size + cloneReserve; uint64(max(free, 0)) < need {
+		text := fmt.Sprintf("the copy takes %d MiB, and %d MiB are free on the disk of %s: make room", need>>20, free>>20, s.cfg.DataDir)
+		if old.Exists {
+			text += ". The old data stay until the copy is whole; if this node's are of no use to anybody any more, remove them by hand: rm -r " + s.cfg.DataDir
+		}
+		return fmt.Errorf("%w: %s", ErrNoRoom, text)
+	}
+	return nil
 }
 
 // keepWhatClonesReplace keeps the WAL that only the old data directory has, if it can: after a forced promotion of the peer

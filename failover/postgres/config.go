@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"kineshim/statfs"
 )
 
 // The fixed names inside the database. They are the same on both nodes and never change.
@@ -93,7 +95,7 @@ func New(c Config) (*Server, error) {
 	usr, userErr := lookupUser(c.OSUser)
 	binDir, binErr := findBinDir(c.BinDir, c.DataDir)
 	c.BinDir = binDir
-	s := &Server{cfg: c, log: c.Log, usr: usr, verb: make(chan struct{}, 1)}
+	s := &Server{cfg: c, log: c.Log, usr: usr, verb: make(chan struct{}, 1), space: statfs.Space}
 	if err := errors.Join(userErr, binErr, c.validate(s.SocketPath())); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,8 @@ var (
 	ErrDiverged = errors.New("the local WAL is not part of the peer's history")
 	// ErrWALRemoved: the peer no longer has the WAL that comes next here. Clone repairs it.
 	ErrWALRemoved = errors.New("the peer has removed the WAL that is needed next")
+	// ErrNoRoom: the disk has no room for a copy beside the old data directory.
+	ErrNoRoom = errors.New("there is no room for the copy")
 	// ErrForeign: the peer's database was made by another initdb.
 	ErrForeign = errors.New("the peer's system identifier is another one")
 	// ErrNotStandby: the verb needs a PostgreSQL in recovery.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"kineshim/raftwitness/record"
+	"kineshim/statfs"
 )
 
 // failOverWithTail makes b the primary of epoch 2 while a, stopped, holds a row that b does not have.
@@ -181,6 +182,29 @@ func TestAnInterruptedRewindIsRefusedAndRepairedByClone(t *testing.T) {
 			t.Errorf("%s is still there (%v)", a.cfg.DataDir+left, err)
 		}
 	}
+}
+
+func TestCloneForWhichThereIsNoRoomLeavesTheOldData(t *testing.T) {
+	ctx := testContext(t)
+	a, b := pair(t, ctx)
+	a.sql(ctx, `SET synchronous_commit = local; CREATE TABLE t AS SELECT generate_series(1, 2000000) AS n`) // so that the copy takes a while
+	check(t, "stop", b.StopFast(ctx))
+	b.space = func(string) (int64, int64, error) { return 65 << 20, 1 << 30, nil }
+	var err error
+	for try := 0; err == nil && try < 5; try++ { // a copy that is there before it could be given up is none that does not fit
+		err = b.Clone(ctx, nil)
+	}
+	if !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "rm -r "+b.cfg.DataDir) {
+		t.Errorf("without room: %v", err)
+	}
+	if d, err := b.Inspect(ctx); err != nil || !d.Complete {
+		t.Errorf("the old data are not what they were: %+v, %v", d, err)
+	}
+	if _, err := os.Stat(b.cfg.DataDir + newSuffix); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was copied is still there: %v", err)
+	}
+	b.space = statfs.Space
+	check(t, "clone", b.Clone(ctx, nil))
 }
 
 // What cannot work must fail before anything is damaged.

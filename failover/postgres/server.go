@@ -32,6 +32,9 @@ type Server struct {
 	// renewed is the TLS that has taken the place of the configured one; nil before.
 	renewed atomic.Pointer[TLS]
 
+	// space is statfs.Space; tests have another.
+	space func(dir string) (free, total int64, err error)
+
 	monitor monitor
 	solo    solo
 	epoch   epochCommits

@@ -2,13 +2,13 @@ package native
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"kineshim/statfs"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -92,7 +92,7 @@ func (e *Engine) runSpace(ctx context.Context) {
 	defer tick.Stop()
 	failing := false
 	for {
-		free, total, err := fileSystem(e.cfg.DataDir)
+		free, total, err := statfs.Space(e.cfg.DataDir)
 		if err != nil && !failing {
 			e.log.Warn("free space is not watched", "dir", e.cfg.DataDir, "error", err)
 		}
@@ -110,22 +110,4 @@ func (e *Engine) runSpace(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// fileSystem is what is free for PostgreSQL's user on the file system of a directory, and how large it is, in bytes.
-func fileSystem(dir string) (free, total int64, err error) {
-	var s unix.Statfs_t
-	for {
-		if err = unix.Statfs(dir, &s); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)
-	}
-	unit := int64(s.Frsize)
-	if unit == 0 {
-		unit = int64(s.Bsize)
-	}
-	return int64(s.Bavail) * unit, int64(s.Blocks) * unit, nil
 }
