@@ -154,6 +154,8 @@ func (a *Agent) previewForce() *pb.PreviewForceResponse {
 		return no("PostgreSQL here is %s: there is nothing to promote", in.Local.Role)
 	case in.Local.SystemID != in.Record.SystemID:
 		return no("the database here is not the cluster's")
+	case a.store.Status().LeaderName == a.cfg.Other && in.Peer.Age <= in.Timing.Silence && !in.Peer.Refused:
+		return no("%s is up and leads, though it does not serve: stop kineshim there (systemctl stop kineshim), then try again", a.cfg.Other)
 	case !in.Raft.Leads():
 		return no("this node has no majority: %s and the witness %s are both out of reach, or an election is under way. Bring the witness back, then try again", a.cfg.Other, a.cfg.Witness)
 	}

@@ -1,8 +1,11 @@
 package failover
 
 import (
+	"strings"
 	"testing"
+	"time"
 
+	pb "kineshim/proto"
 	"kineshim/raftwitness/record"
 )
 
@@ -103,5 +106,29 @@ func TestAForgottenHistoryDoesNotCountAsForcedOnceTheClusterHasPaired(t *testing
 	paired := apply(restarted, record.Command{Kind: record.Timeline, By: "a", Timeline: 5, SwitchLSN: 400}, record.Command{Kind: record.Pair, By: "a", Node: "b", Timeline: 5})
 	if forcedSince(paired, lastServed(paired)) {
 		t.Error("the cluster has paired since the forced promotion, and it still counts")
+	}
+}
+
+// What an operator who forces a promotion reads must be what is in the way.
+func TestForcedPromotionSaysWhatIsInTheWay(t *testing.T) {
+	leads := RaftStatus{Leader: true, Barrier: true, LeaderName: "b"}
+	for name, c := range map[string]struct {
+		raft RaftStatus
+		peer *pb.NodeState // nil: not heard
+		want string        // "": it may be forced
+	}{
+		"nothing":             {leads, nil, ""},
+		"nobody leads":        {RaftStatus{}, nil, "both out of reach"},
+		"the primary answers": {leads, &pb.NodeState{Node: "a", Role: "primary", GateOpen: true}, "without --force"},
+		"the primary has lost its data, and still leads": {RaftStatus{LeaderName: "a"}, &pb.NodeState{Node: "a", Role: "absent"}, "stop kineshim there"},
+	} {
+		f := newAgent(t, "b", soloRecord()).following(2)
+		f.store.status = c.raft
+		if c.peer != nil {
+			f.hear(c.peer, time.Time{})
+		}
+		if r := f.previewForce(); r.Possible != (c.want == "") || !strings.Contains(r.Reason, c.want) {
+			t.Errorf("%s: possible %v, %q; want %q", name, r.Possible, r.Reason, c.want)
+		}
 	}
 }
