@@ -3,6 +3,7 @@ package kineshim
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -74,6 +75,12 @@ func (e *Endpoint) watchCopy(ss grpc.ServerStream) error {
 	defer unhook()
 	v := e.visit(nil)
 	defer e.room.leave(&v)
+	if wantsLeader(ctx) {
+		var looking sync.WaitGroup
+		defer looking.Wait()
+		defer cancel(nil)
+		looking.Go(func() { e.endWithoutLeader(ctx, cancel) })
+	}
 	stream := &copyStream{ServerStream: ss, endpoint: e, ctx: ctx}
 	for {
 		err := e.opt.Replica.Watch(stream)

@@ -12,6 +12,7 @@ import (
 	pb "kineshim/proto"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -389,6 +390,57 @@ func TestWatchStreamsLiveThroughAllChangesOfRoute(t *testing.T) {
 		if r, err := watch.Recv(); err == nil {
 			t.Errorf("got %v after the end", r)
 		}
+	}
+}
+
+// A watch on which nothing can come must not look like one on which nothing happens, to a client that asks for that.
+func TestAWatchThatRequiresALeaderEndsWithoutOne(t *testing.T) {
+	c := startCluster(t, func(o *Options) { o.MaxWait = 500 * time.Millisecond })
+	c.b.replica.onWatch = func(ws etcdserverpb.Watch_WatchServer) error { // ends with its context, as the hub does
+		ended := make(chan error, 1)
+		go func() { ended <- echo(ws) }()
+		select {
+		case <-ws.Context().Done():
+			return ws.Context().Err()
+		case err := <-ended:
+			return err
+		}
+	}
+	client := etcdserverpb.NewWatchClient(dial(t, c.b.client))
+	watch := func(ctx context.Context) etcdserverpb.Watch_WatchClient {
+		t.Helper()
+		w, err := client.Watch(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		createWatch(t, w)
+		return w
+	}
+	demanding := watch(metadata.AppendToOutgoingContext(soon(t), "hasleader", "true"))
+	modest := watch(soon(t))
+	began := time.Now()
+	c.nobody(c.a, true)
+	if _, err := demanding.Recv(); status.Convert(err).Message() != status.Convert(rpctypes.ErrGRPCNoLeader).Message() {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("ended after %v", took)
+	}
+	if r := createWatch(t, modest); r.WatchId != 2 {
+		t.Errorf("the watch that requires nothing: %v", r)
+	}
+	// One that is opened meanwhile ends like the others: what it would tell is as old.
+	late, err := client.Watch(metadata.AppendToOutgoingContext(soon(t), "hasleader", "true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := late.Recv(); status.Convert(err).Message() != status.Convert(rpctypes.ErrGRPCNoLeader).Message() {
+		t.Errorf("got %v", err)
+	}
+	c.direct(c.b, c.a)
+	back := watch(metadata.AppendToOutgoingContext(soon(t), "hasleader", "true"))
+	if r := createWatch(t, back); r.WatchId != 2 {
+		t.Errorf("with a leader: %v", r)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 )
 
@@ -77,6 +78,9 @@ func (e *Endpoint) untilRouteEnds(ctx context.Context, cancel context.CancelCaus
 func streamError(client, inner context.Context, err error) error {
 	if client.Err() != nil {
 		return contextError(client.Err())
+	}
+	if cause := context.Cause(inner); errors.Is(cause, rpctypes.ErrGRPCNoLeader) {
+		return cause
 	}
 	for _, cause := range []error{errTokenDead, errRouteEnded, errSessionEnded, errEngineBroken} {
 		if errors.Is(context.Cause(inner), cause) {

@@ -156,7 +156,7 @@ func watch(ctx context.Context, c *clientv3.Client, prefix string, out io.Writer
 	if err != nil {
 		return fmt.Errorf("watch: %w", err)
 	}
-	events := c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1))
+	events := c.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1))
 	for resp := range events {
 		if err := resp.Err(); err != nil {
 			return fmt.Errorf("watch: %w", err)
