@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
@@ -29,6 +30,16 @@ type Credentials struct {
 	Certified  bool
 	// Operator: he came by the control socket, which is the operating system's to protect. He may do everything.
 	Operator bool
+	// Since is when a stream began; zero: it is a call. A token has to be good when a stream begins, and may end while that lasts.
+	Since time.Time
+}
+
+// sinceKey is the context's key of Credentials.Since.
+type sinceKey struct{}
+
+// StreamSince is the context of a stream that began then.
+func StreamSince(ctx context.Context, began time.Time) context.Context {
+	return context.WithValue(ctx, sinceKey{}, began)
 }
 
 // CredentialsOf are those of the caller of a context.
@@ -45,6 +56,7 @@ func CredentialsOf(ctx context.Context) Credentials {
 		c.CommonName, c.Certified = v[0], true
 	}
 	c.Operator = len(md.Get(operatorKey)) > 0
+	c.Since, _ = ctx.Value(sinceKey{}).(time.Time)
 	p, ok := peer.FromContext(ctx)
 	if !ok || wasForwarded(ctx) { // what is known of the connection is the other node's
 		return c

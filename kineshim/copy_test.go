@@ -397,6 +397,9 @@ func TestWatchStreamsLiveThroughAllChangesOfRoute(t *testing.T) {
 func TestAWatchThatRequiresALeaderEndsWithoutOne(t *testing.T) {
 	c := startCluster(t, func(o *Options) { o.MaxWait = 500 * time.Millisecond })
 	c.b.replica.onWatch = func(ws etcdserverpb.Watch_WatchServer) error { // ends with its context, as the hub does
+		if CredentialsOf(ws.Context()).Since.IsZero() {
+			t.Error("it is not known when the stream began")
+		}
 		ended := make(chan error, 1)
 		go func() { ended <- echo(ws) }()
 		select {

@@ -124,6 +124,10 @@ func (e *Endpoint) StartEngine(ctx context.Context, s Session) error {
 	if s.Log == nil {
 		s.Log = e.opt.Log
 	}
+	if s.Serves == nil {
+		token := Token{Epoch: s.Epoch, Generation: s.Generation}
+		s.Serves = func() bool { return e.opt.Gate.Check(token) == nil }
+	}
 	engine, err := e.opt.Engine(ctx, s)
 	if err != nil {
 		return fmt.Errorf("start engine: %w", err)

@@ -73,9 +73,7 @@ func (e *Endpoint) interceptStream(from origin) grpc.StreamServerInterceptor {
 			}
 			defer e.streams.leave()
 		}
-		if ctx := from.context(ss.Context()); ctx != ss.Context() {
-			ss = &strippedStream{ss, ctx}
-		}
+		ss = &strippedStream{ss, StreamSince(from.context(ss.Context()), time.Now())}
 		switch {
 		case !strings.HasPrefix(info.FullMethod, etcdServices):
 			return handler(srv, ss)

@@ -292,7 +292,7 @@ func (r *fakeReplica) Watch(s etcdserverpb.Watch_WatchServer) error {
 }
 
 // Permit permits everything.
-func (r *fakeReplica) Permit(context.Context, any, uint64) error { return nil }
+func (r *fakeReplica) Permit(context.Context, any, AccessPoint) error { return nil }
 
 // Guarded: nobody needs permission.
 func (r *fakeReplica) Guarded() bool { return false }

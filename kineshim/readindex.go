@@ -41,7 +41,7 @@ type question struct {
 // position is how much a copy must know: of the keys, and of access control.
 type position struct {
 	revision int64
-	access   uint64
+	access   AccessPoint
 }
 
 // revision returns a revision that the primary had made durable at some moment of this call. The error is that of ctx, a refusal, or of code
@@ -164,7 +164,11 @@ func (l *line) ask() (position, error) {
 	answer, err := l.stream.Recv()
 	switch {
 	case err == nil:
-		return position{answer.Revision, answer.Access}, nil
+		at := position{answer.Revision, AccessPoint{Version: answer.Access}}
+		if answer.UnixMilli != 0 {
+			at.access.Clock = time.Until(time.UnixMilli(answer.UnixMilli))
+		}
+		return at, nil
 	case status.Code(err) == codes.Unimplemented:
 		return position{}, err
 	case routeEnded(l.ctx):
@@ -202,7 +206,7 @@ func (s readsServer) ReadIndex(stream pb.Reads_ReadIndexServer) error {
 		if err != nil {
 			return err
 		}
-		if err := stream.Send(&pb.ReadIndexResponse{Revision: at.revision, Access: at.access}); err != nil {
+		if err := stream.Send(&pb.ReadIndexResponse{Revision: at.revision, Access: at.access.Version, UnixMilli: time.Now().UnixMilli()}); err != nil {
 			return err
 		}
 	}
@@ -223,7 +227,7 @@ func (s readsServer) revision(epoch uint64) (at position, err error) {
 	}
 	at.revision = engine.Revision()
 	if access, ok := session.engine.(interface{ AccessVersion() uint64 }); ok {
-		at.access = access.AccessVersion()
+		at.access.Version = access.AccessVersion()
 	}
 	if err := s.endpoint.opt.Gate.Check(token); err != nil {
 		return at, Unavailable(errTokenDead.Error() + ": " + err.Error())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -123,12 +124,20 @@ type Replica interface {
 	Txn(ctx context.Context, r *etcdserverpb.TxnRequest, atLeast int64) (*etcdserverpb.TxnResponse, error)
 	// Watch serves a stream to its end, through all changes of role. ErrNotHere, before anything was received from s, if there is no copy yet.
 	Watch(s etcdserverpb.Watch_WatchServer) error
-	// Permit is AccessEngine's, by what the copy knows, once that is as new as version; 0: as it is. ErrNotHere if it does not get there.
-	Permit(ctx context.Context, request any, version uint64) error
+	// Permit is AccessEngine's, by what the copy knows, once that has come to the point; the zero AccessPoint: as it is. ErrNotHere if it does not get there.
+	Permit(ctx context.Context, request any, at AccessPoint) error
 	// Guarded says whether callers need permission, as far as the copy knows.
 	Guarded() bool
 	// Position is the newest row ID of the copy; 0: there is no copy.
 	Position() int64
+}
+
+// AccessPoint is what the primary has said of access control.
+type AccessPoint struct {
+	// Version is that of the newest durable change.
+	Version uint64
+	// Clock is how far the primary's clock is ahead of this node's. Tokens end by the primary's.
+	Clock time.Duration
 }
 
 // EngineFactory starts an engine on a PostgreSQL that serves the session's epoch. ctx bounds the start, not the engine.
@@ -147,6 +156,9 @@ type Session struct {
 	Port      int
 	// DSN returns the connection string (postgres://user:password@/database?host=DIR&port=PORT) for a socket directory.
 	DSN func(socketDir string) string
+	// Serves says whether this session's answers may be given now. What an engine does by itself with time, as ending leases, it does only then: nobody can renew
+	// one otherwise. Nil means always.
+	Serves func() bool
 	// Log is where the engine logs; nil means the endpoint's own.
 	Log *slog.Logger
 }

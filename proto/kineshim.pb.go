@@ -2358,7 +2358,9 @@ type ReadIndexResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The version of access control that is durable.
-	Access        uint64 `protobuf:"varint,2,opt,name=access,proto3" json:"access,omitempty"`
+	Access uint64 `protobuf:"varint,2,opt,name=access,proto3" json:"access,omitempty"`
+	// The primary's clock, by which tokens end.
+	UnixMilli     int64 `protobuf:"varint,3,opt,name=unix_milli,json=unixMilli,proto3" json:"unix_milli,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2403,6 +2405,13 @@ func (x *ReadIndexResponse) GetRevision() int64 {
 func (x *ReadIndexResponse) GetAccess() uint64 {
 	if x != nil {
 		return x.Access
+	}
+	return 0
+}
+
+func (x *ReadIndexResponse) GetUnixMilli() int64 {
+	if x != nil {
+		return x.UnixMilli
 	}
 	return 0
 }
@@ -2884,10 +2893,12 @@ const file_kineshim_proto_rawDesc = "" +
 	"\x0eclient_address\x18\x12 \x01(\tR\rclientAddress\x12\x18\n" +
 	"\arevoked\x18\x13 \x03(\tR\arevoked\x12 \n" +
 	"\vsynchronous\x18\x11 \x01(\bR\vsynchronous\"\x12\n" +
-	"\x10ReadIndexRequest\"G\n" +
+	"\x10ReadIndexRequest\"f\n" +
 	"\x11ReadIndexResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
-	"\x06access\x18\x02 \x01(\x04R\x06access\"W\n" +
+	"\x06access\x18\x02 \x01(\x04R\x06access\x12\x1d\n" +
+	"\n" +
+	"unix_milli\x18\x03 \x01(\x03R\tunixMilli\"W\n" +
 	"\rFollowRequest\x12\x18\n" +
 	"\alineage\x18\x01 \x01(\x03R\alineage\x12\x10\n" +
 	"\x03row\x18\x02 \x01(\x03R\x03row\x12\x1a\n" +

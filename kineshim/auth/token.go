@@ -11,7 +11,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// TokenLife is etcd's --auth-token-ttl. A client gets another token by itself when it is told that its own has ended.
+// TokenLife is etcd's --auth-token-ttl. A client gets another token by itself when it is told that its own has ended. On a stream it cannot show another one: there
+// the token has to be good when the stream begins.
 const TokenLife = 300 * time.Second
 
 // tokenHead is what stands in a token before the name: when it ends, in seconds, and the auth revision at which it was made.

@@ -13,32 +13,39 @@ import (
 // theOperator is whoever came by the control socket.
 var theOperator = auth.Caller{Name: "root", Known: true}
 
-// callerOf is who a context says that he is, by what s knows of tokens.
-func callerOf(ctx context.Context, s *auth.State) (auth.Caller, error) {
+// callerOf is who a context says that he is, by what s knows of tokens. ahead is how far the clock by which tokens end is ahead of this node's.
+func callerOf(ctx context.Context, s *auth.State, ahead time.Duration) (auth.Caller, error) {
 	c := kineshim.CredentialsOf(ctx)
 	switch {
 	case c.Operator:
 		return theOperator, nil
 	case c.Token != "":
-		return s.Token(c.Token, time.Now())
+		at := c.Since // so that a stream can be used for as long as it lasts: a client shows no other token on it
+		if at.IsZero() {
+			at = time.Now()
+		}
+		return s.Token(c.Token, at.Add(ahead))
 	}
 	return auth.Caller{Name: c.CommonName, Known: c.Certified}, nil
 }
 
-// permit says why the caller of ctx may not ask for it, by s.
-func (k *keyspace) permit(ctx context.Context, s *auth.State, request any) error {
+// permit says why the caller of ctx may not ask for it, by s and a clock that is ahead of this node's.
+func (k *keyspace) permit(ctx context.Context, s *auth.State, ahead time.Duration, request any) error {
 	if !s.Enabled() {
 		return nil
 	}
 	if _, ok := request.(*pb.AuthenticateRequest); ok {
 		return nil // whatever token the client still has
 	}
-	c, err := callerOf(ctx, s)
+	c, err := callerOf(ctx, s, ahead)
 	if err != nil {
 		return err
 	}
 	return s.Permit(c, request, attached{k})
 }
+
+// primaryAhead is how far the clock of the primary, which makes the tokens, is ahead of this node's, as far as is known.
+func (k *keyspace) primaryAhead() time.Duration { return time.Duration(k.ahead.Load()) }
 
 // attached are the keys of leases.
 type attached struct{ k *keyspace }
@@ -55,12 +62,12 @@ func (a attached) AllKeys() []string {
 
 // permitWatch is asked when a watch is made. What a watch may see is not looked at again, as in etcd.
 func (k *keyspace) permitWatch(ctx context.Context, r *pb.WatchCreateRequest) error {
-	return k.permit(ctx, k.access.Load(), r)
+	return k.permit(ctx, k.access.Load(), k.primaryAhead(), r)
 }
 
 // Permit says why the caller of ctx may not ask for it, by what is durable.
 func (e *Engine) Permit(ctx context.Context, request any) error {
-	return e.permit(ctx, e.access.Load(), request)
+	return e.permit(ctx, e.access.Load(), 0, request)
 }
 
 // AccessVersion is the version of access control that is durable.
@@ -71,20 +78,23 @@ func (q *sequencer) permit(op *operation) error {
 	if op.request == nil {
 		return nil
 	}
-	return q.e.keyspace.permit(op.ctx, q.access, op.request)
+	return q.e.keyspace.permit(op.ctx, q.access, 0, op.request)
 }
 
 // Permit says why the caller of ctx may not ask for it, by what the copy knows.
-func (r *Replica) Permit(ctx context.Context, request any, version uint64) error {
+func (r *Replica) Permit(ctx context.Context, request any, at kineshim.AccessPoint) error {
 	k := r.copy.Load()
 	if k == nil {
 		return kineshim.ErrNotHere
 	}
-	s, err := k.reachAccess(ctx, version)
+	s, err := k.reachAccess(ctx, at.Version)
 	if err != nil {
 		return err
 	}
-	return k.permit(ctx, s, request)
+	if at != (kineshim.AccessPoint{}) && r.serving.Load() == nil {
+		k.ahead.Store(int64(at.Clock))
+	}
+	return k.permit(ctx, s, k.primaryAhead(), request)
 }
 
 // Guarded says whether callers need permission, as far as the copy knows.

@@ -72,6 +72,7 @@ type Member struct {
 type Engine struct {
 	*keyspace
 	cfg        Config
+	serves     func() bool // Session.Serves
 	log        *slog.Logger
 	store      *kinetable.Store
 	clock      *leaseClock
@@ -148,7 +149,10 @@ func open(ctx context.Context, c Config, s kineshim.Session, k *keyspace) (*Engi
 	if !warm {
 		k = newKeyspace(c, log)
 	}
-	e := &Engine{keyspace: k, cfg: c, log: log, store: store, passwords: newPasswords(), said: newVoice(), failed: make(chan struct{})}
+	e := &Engine{keyspace: k, cfg: c, serves: s.Serves, log: log, store: store, passwords: newPasswords(), said: newVoice(), failed: make(chan struct{})}
+	if e.serves == nil {
+		e.serves = func() bool { return true }
+	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.compaction.wake = make(chan struct{}, 1)
 	from := k.committed()

@@ -34,7 +34,7 @@ const (
 // runLeases keeps the lease clock, stores it while there are leases, and revokes leases whose time is over, until ctx ends.
 func (e *Engine) runLeases(ctx context.Context) {
 	k := leaseKeeper{
-		book: e.leases, clock: e.clock, log: e.log,
+		book: e.leases, clock: e.clock, log: e.log, serves: e.serves,
 		commits: func(ctx context.Context) error { return e.submit(ctx, func(*turn) error { return nil }) },
 		save:    e.store.SaveLeaseClock,
 		expire:  e.expire,
@@ -57,6 +57,8 @@ type leaseKeeper struct {
 	book  *lease.Book
 	clock *leaseClock
 	log   *slog.Logger
+	// serves says whether clients could renew their leases now.
+	serves func() bool
 	// commits returns nil when all that the engine has in hand is durable.
 	commits func(context.Context) error
 	// save stores the lease clock.
@@ -73,12 +75,12 @@ func (k *leaseKeeper) run(ctx context.Context) {
 	running.Wait()
 }
 
-// keepTime starts the lease clock, confirms it while the engine commits, and stores it once a second while there are leases.
+// keepTime starts the lease clock, confirms it while the engine commits and clients are answered, and stores it once a second while there are leases.
 func (k *leaseKeeper) keepTime(ctx context.Context) {
 	k.clock.confirm()
 	unsaved, failing := 0, false
 	for sleep(ctx, confirmEvery) {
-		if k.commits(ctx) != nil {
+		if !k.serves() || k.commits(ctx) != nil {
 			continue // the clock stands still meanwhile
 		}
 		k.clock.confirm()
@@ -112,6 +114,12 @@ func (k *leaseKeeper) keepExpiring(ctx context.Context) {
 		}
 		if !sleep(ctx, wait) {
 			return
+		}
+		if !k.serves() { // the clock stands still, or is about to
+			if !sleep(ctx, confirmEvery) {
+				return
+			}
+			continue
 		}
 		if err := k.revokeExpired(ctx); err != nil && ctx.Err() == nil {
 			k.log.Warn("leases are not revoked in time", "err", err)

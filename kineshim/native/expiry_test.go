@@ -73,7 +73,7 @@ func keeper() *leaseKeeper {
 	clock := newLeaseClock(time.Minute)
 	clock.boot = func() time.Duration { return time.Hour + time.Since(began) }
 	k := &leaseKeeper{
-		book: lease.New(clock.now), clock: clock, log: slog.New(slog.DiscardHandler),
+		book: lease.New(clock.now), clock: clock, log: slog.New(slog.DiscardHandler), serves: func() bool { return true },
 		commits: func(context.Context) error { return nil },
 		save:    func(context.Context, time.Duration) error { return nil },
 	}
@@ -120,6 +120,41 @@ func TestLeasesExpireOnTime(t *testing.T) {
 			if late := expired[id] - at; late < 0 || late > 2*minExpirySleep {
 				t.Errorf("lease %d expired after %v, want %v", id, expired[id], at)
 			}
+		}
+	})
+}
+
+// With the gate closed nobody can renew a lease, though an idle engine could commit.
+func TestNoLeaseExpiresWhileNobodyIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper()
+		var closed atomic.Bool
+		k.serves = func() bool { return !closed.Load() }
+		revoked := 0
+		k.expire = func(_ context.Context, id int64) error {
+			if closed.Load() {
+				t.Error("a lease is ended while nobody is answered")
+			}
+			revoked++
+			return k.book.Revoke(id)
+		}
+		defer k.start(t)()
+		synctest.Wait()
+		for id, ttl := range []int64{1, 5} { // one has less left than the clock runs on by itself
+			if _, err := k.book.Grant(int64(id+1), ttl); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(200 * time.Millisecond)
+		closed.Store(true)
+		time.Sleep(time.Hour)
+		if _, remaining, ok := k.book.Get(2); revoked != 0 || !ok || remaining < 5*time.Second-maxUnconfirmed-confirmEvery {
+			t.Fatalf("after an hour %v remain, %v; %d revoked", remaining, ok, revoked)
+		}
+		closed.Store(false)
+		time.Sleep(10 * time.Second)
+		if revoked != 2 {
+			t.Errorf("%d revoked after the gate was open again", revoked)
 		}
 	})
 }

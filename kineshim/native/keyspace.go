@@ -31,8 +31,10 @@ type keyspace struct {
 	leases *lease.Book
 	// access says who may do what, as of the last change that is durable.
 	access atomic.Pointer[auth.State]
-	holds  holds
-	log    *slog.Logger
+	// ahead is primaryAhead's; 0 on the primary.
+	ahead atomic.Int64
+	holds holds
+	log   *slog.Logger
 	// rows is where values and history are read.
 	rows atomic.Pointer[rows]
 	// debts belongs to the compactor, or while no engine serves to nobody.

@@ -142,6 +142,7 @@ func (r *Replica) open(ctx context.Context, s kineshim.Session) (*Engine, error)
 		return nil, err
 	}
 	r.serving.Store(e)
+	e.ahead.Store(0)
 	r.copy.Store(e.keyspace)
 	return e, nil
 }
