@@ -67,6 +67,19 @@ func CredentialsOf(ctx context.Context) Credentials {
 	return c
 }
 
+// OverTLS says whether the client has asked by TLS, at whichever node.
+func OverTLS(ctx context.Context) bool {
+	if wasForwarded(ctx) { // what is known of the connection is the other node's
+		return len(metadata.ValueFromIncomingContext(ctx, tlsKey)) > 0
+	}
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return false
+	}
+	_, ok = p.AuthInfo.(credentials.TLSInfo)
+	return ok
+}
+
 func commonName(chains [][]*x509.Certificate) (name string, ok bool) {
 	for _, chain := range chains {
 		if len(chain) > 0 {

@@ -52,6 +52,23 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+func TestTLSIsThatOfTheClient(t *testing.T) {
+	tls := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: credentials.TLSInfo{}})
+	forwarded := func(kv ...string) context.Context {
+		return metadata.NewIncomingContext(tls, metadata.Pairs(append(kv, forwardedKey, "b")...))
+	}
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		want bool
+	}{
+		"plain": {t.Context(), false}, "TLS": {tls, true}, "plain, forwarded by TLS": {forwarded(), false}, "TLS, forwarded": {forwarded(tlsKey, "true"), true},
+	} {
+		if got := OverTLS(c.ctx); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // strict is an engine that permits what its function does.
 type strict struct {
 	AccessEngine

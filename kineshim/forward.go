@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
@@ -35,6 +36,21 @@ func (e *Endpoint) forward(ctx context.Context, c *call, route Route) (any, erro
 		return nil, f.error(ctx, err)
 	}
 	return reply, nil
+}
+
+// AskPrimary reads at the primary, on this node's own behalf: what it may read is not asked.
+func (e *Endpoint) AskPrimary(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	route := e.opt.Router.Route()
+	if route.Target == "" {
+		return nil, Unavailable(noRoute(route))
+	}
+	conn, err := e.connected(route.Target)
+	if err != nil {
+		return nil, err
+	}
+	out, cancel := e.outgoing(asOperator(ctx), route, Attempt{})
+	defer cancel(nil)
+	return etcdserverpb.NewKVClient(conn).Range(out, r)
 }
 
 // connected returns the connection to a target, unless it is still being made: who waits for that waits where it is bounded.
@@ -147,6 +163,9 @@ func (e *Endpoint) outgoing(ctx context.Context, route Route, a Attempt) (contex
 	}
 	if authority := in.Get(":authority"); len(authority) > 0 {
 		out.Set(authorityKey, authority...)
+	}
+	if OverTLS(ctx) {
+		out.Set(tlsKey, "true")
 	}
 	out.Set(forwardedKey, e.opt.Node)
 	CredentialsOf(ctx).passOn(out)

@@ -263,3 +263,34 @@ func TestForwardErrorTable(t *testing.T) {
 		}
 	}
 }
+
+func TestTheNodeItselfAsksThePrimary(t *testing.T) {
+	seen := make(chan Credentials, 1)
+	c := startCluster(t, func(o *Options) {
+		o.Engine = func(context.Context, Session) (Engine, error) {
+			e := newFakeEngine()
+			e.onRange = func(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+				select {
+				case seen <- CredentialsOf(ctx):
+				default:
+				}
+				return &etcdserverpb.RangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: r.Revision}}, nil
+			}
+			return e, nil
+		}
+	})
+	ask := func() (r *etcdserverpb.RangeResponse, err error) {
+		return c.b.endpoint.AskPrimary(soon(t), &etcdserverpb.RangeRequest{Key: []byte("k"), Revision: 3})
+	}
+	eventually(t, "the primary answers", func() bool { // once there is a connection
+		r, err := ask()
+		return err == nil && r.Header.Revision == 3
+	})
+	if who := <-seen; !who.Operator {
+		t.Errorf("it is asked by %+v", who)
+	}
+	c.nobody(c.a, true)
+	if _, err := ask(); status.Code(err) != codes.Unavailable {
+		t.Errorf("without a primary: %v", err)
+	}
+}

@@ -18,6 +18,8 @@ const (
 	forwardedKey = "kineshim-forwarded"
 	// authorityKey carries the address that the client asked, which an engine may name to it as a member's.
 	authorityKey = "kineshim-authority"
+	// tlsKey says that he asked by TLS.
+	tlsKey = "kineshim-tls"
 	// answeredKey is a trailer of the peer address: this error was given by the endpoint, not by the transport. notDoneKey: and nothing was begun.
 	answeredKey = "kineshim-answered"
 	notDoneKey  = "kineshim-not-done"

@@ -30,6 +30,7 @@ import (
 	"kineshim/turnstile"
 	"kineshim/version"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
@@ -339,6 +340,9 @@ func (n *node) newReplica() *native.Replica {
 		Engine: native.Config{
 			Cluster: members{n}, CacheBytes: n.cfg.Native.CacheBytes, MaxRequestBytes: n.cfg.Native.MaxRequestBytes,
 			MaxTxnOps: n.cfg.Native.MaxTxnOps, Retention: n.cfg.Native.AutoCompactionRetention, DataDir: n.pc.DataDir,
+			AskPrimary: func(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+				return n.endpoint.AskPrimary(ctx, r)
+			},
 			Measures: n.measures(),
 		},
 		DSN: n.pg.KineDSN(n.cfg.Postgres.SocketDir), StandbyLife: n.agent.StandbyLife, Log: n.log,

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 
+	"kineshim/kineshim"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/metadata"
@@ -112,7 +114,11 @@ func asked(ctx context.Context) []string {
 	if _, _, err := net.SplitHostPort(authority[0]); err != nil {
 		return nil
 	}
-	return []string{"http://" + authority[0]}
+	scheme := "http"
+	if kineshim.OverTLS(ctx) {
+		scheme = "https"
+	}
+	return []string{scheme + "://" + authority[0]}
 }
 
 // validURLs says whether etcd would take them for a member's addresses.

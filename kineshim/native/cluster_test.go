@@ -5,7 +5,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 )
 
 func TestMemberListNamesTheAddressThatTheClientUsed(t *testing.T) {
@@ -20,6 +22,10 @@ func TestMemberListNamesTheAddressThatTheClientUsed(t *testing.T) {
 		if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || got[0] != want) {
 			t.Errorf("%s: %v, want %q", r.Members[i].Name, got, want)
 		}
+	}
+	secure := peer.NewContext(ctx, &peer.Peer{AuthInfo: credentials.TLSInfo{}})
+	if r, err := e.MemberList(secure, &pb.MemberListRequest{}); err != nil || r.Members[0].ClientURLs[0] != "https://127.0.0.1:2379" {
+		t.Errorf("a client with TLS: %v, %v", r, err)
 	}
 	ctx = metadata.NewIncomingContext(t.Context(), metadata.Pairs(":authority", "/run/x.sock"))
 	if r, err := e.MemberList(ctx, &pb.MemberListRequest{}); err != nil || len(r.Members[0].ClientURLs) != 0 {

@@ -46,6 +46,8 @@ type Config struct {
 	// Retention is how long superseded revisions are kept at least before the engine compacts by itself; 0 leaves compaction to
 	// the clients, as etcd does by default and as Kubernetes expects.
 	Retention time.Duration
+	// AskPrimary reads at the primary what this node's copy cannot tell, on the node's own behalf; nil: that cannot be done.
+	AskPrimary func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
 	// Measures are told how long things take.
 	Measures Measures
 }

@@ -148,7 +148,7 @@ func (r *Replica) follow(ctx context.Context, k *keyspace, fresh bool) error {
 		if err := k.take(m); err != nil {
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
-		s.sweep(m.Swept)
+		s.sweep(min(m.Swept, k.committed())) // the primary may be far ahead of what this copy has
 		if m == first && fresh {
 			r.copy.Store(k)
 		}

@@ -14,6 +14,8 @@ import (
 	"kineshim/kineshim/mvcc"
 	"kineshim/kineshim/valuecache"
 	"kineshim/kineshim/watch"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // keyspace is one node's copy of the keys: the index, values as far as they are in memory, and the watches. It outlives the engines
@@ -37,6 +39,8 @@ type keyspace struct {
 	log   *slog.Logger
 	// rows is where values and history are read.
 	rows atomic.Pointer[rows]
+	// ask is Config.AskPrimary.
+	ask func(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error)
 	// debts belongs to the compactor, or while no engine serves to nobody.
 	debts debts
 
@@ -64,7 +68,7 @@ type rows interface {
 
 // newKeyspace returns an empty copy, which must be loaded before begin.
 func newKeyspace(c Config, log *slog.Logger) *keyspace {
-	k := &keyspace{index: mvcc.New(), cache: valuecache.New(c.CacheBytes), log: log, gone: make(chan struct{})}
+	k := &keyspace{index: mvcc.New(), cache: valuecache.New(c.CacheBytes), log: log, ask: c.AskPrimary, gone: make(chan struct{})}
 	k.leases = lease.New(func() time.Duration { return 0 })
 	k.access.Store(auth.New())
 	k.watchCfg = watch.Config{

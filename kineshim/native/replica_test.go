@@ -38,6 +38,16 @@ type replicaNode struct {
 	streams atomic.Bool
 	session kineshim.Session
 	engine  kineshim.Engine
+	// asked is whom the node asks for what its table cannot tell; nil: nobody.
+	asked atomic.Pointer[replicaNode]
+}
+
+func (n *replicaNode) askPrimary(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	other := n.asked.Load()
+	if other == nil {
+		return nil, kineshim.Unavailable("nobody is asked")
+	}
+	return other.engine.Range(ctx, r)
 }
 
 func (n *replicaNode) Follow(q *rpc.FollowRequest, s grpc.ServerStreamingServer[rpc.FollowResponse]) error {
@@ -54,7 +64,7 @@ func newReplicaNode(t *testing.T, pg *pgtest.Server, database string) *replicaNo
 	conns := map[string]*grpc.ClientConn{}
 	var mu sync.Mutex
 	n.replica = NewReplica(ReplicaConfig{
-		DSN: pg.DSN(database), Log: n.session.Log,
+		Engine: Config{AskPrimary: n.askPrimary}, DSN: pg.DSN(database), Log: n.session.Log,
 		StandbyLife: func() (uint64, bool) { return 1, n.streams.Load() },
 		Primary: func() (string, <-chan struct{}) {
 			changed := make(chan struct{})
@@ -471,5 +481,43 @@ func TestCopySurvivesACrashOfItsOwnPostgreSQL(t *testing.T) {
 	}
 	if diff := cmp.Diff(watchAll(t, n).upto(t, last), w.upto(t, last)); diff != "" {
 		t.Errorf("the watch differs from the history:\n%s", diff)
+	}
+}
+
+// One event whose previous value is not in memory must not hold up a stream for as long as the standby's PostgreSQL is made anew.
+func TestPreviousValuesComeFromThePrimaryWhenTheTableCannotTell(t *testing.T) {
+	pg := pgtest.New(t)
+	if err := pg.CreateDatabase("previous"); err != nil {
+		t.Fatal(err)
+	}
+	a := newReplicaNode(t, pg, "previous")
+	a.serve()
+	put := func(value string) int64 {
+		t.Helper()
+		r, err := a.engine.Put(t.Context(), &pb.PutRequest{Key: []byte("k"), Value: []byte(value)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Header.Revision
+	}
+	first := put("one")
+	b := newReplicaNode(t, pg, "previous") // it loads no values
+	b.follow(a)
+	b.streams.Store(true)
+	b.reach(first)
+	b.streams.Store(false)
+	w := &watcher{ctx: t.Context(), from: first + 1}
+	go func() { _ = b.replica.Watch(w) }() // until the test's end
+	second := put("two")
+	b.reach(second)
+	time.Sleep(200 * time.Millisecond)
+	w.mu.Lock()
+	if len(w.seen) != 0 {
+		t.Errorf("%q: its previous value was in memory, so nothing is tried", w.seen)
+	}
+	w.mu.Unlock()
+	b.asked.Store(a)
+	if seen := w.upto(t, second); len(seen) != 1 || !strings.Contains(seen[0], `value:"one"`) {
+		t.Errorf("%q", seen)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"kineshim/kineshim/kinetable"
 	"kineshim/kineshim/mvcc"
@@ -35,10 +36,30 @@ func (s source) Previous(ctx context.Context, key string, at int64) (*mvccpb.Key
 		return nil, nil
 	}
 	kvs, err := s.k.values(ctx, []mvcc.Item{i})
-	if err != nil {
-		return nil, notNow(err)
+	if err == nil {
+		return kvs[0], nil
 	}
-	return kvs[0], nil
+	if unreadable(err) && s.k.ask != nil {
+		if kv := s.k.askPrevious(ctx, i, at); kv != nil {
+			return kv, nil
+		}
+	}
+	return nil, notNow(err)
+}
+
+// askPreviousBound ends one question.
+const askPreviousBound = 5 * time.Second
+
+// askPrevious asks the primary for what this node's PostgreSQL cannot tell, as while it is being made anew: one event whose previous value is not in memory would
+// hold up all that comes after it on its stream. Nil: the primary did not tell.
+func (k *keyspace) askPrevious(ctx context.Context, i mvcc.Item, at int64) *mvccpb.KeyValue {
+	ctx, cancel := context.WithTimeout(ctx, askPreviousBound)
+	defer cancel()
+	r, err := k.ask(ctx, &pb.RangeRequest{Key: []byte(i.Key), Revision: at})
+	if err != nil || len(r.Kvs) != 1 || r.Kvs[0].ModRevision != i.Mod {
+		return nil
+	}
+	return r.Kvs[0]
 }
 
 // History reads commits from the table. A commit is returned whole or not at all.
