@@ -288,12 +288,12 @@ func (a *Agent) startEngine(ctx context.Context) error {
 		return err
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.log.Info("the engine is ready", "phase", "engine_ready", "epoch", s.Epoch) // before the gate, which may open as soon as it is known
 	a.local.copyEpoch = max(a.local.copyEpoch, s.Epoch)
 	if a.local.generation == s.Generation && a.session() {
 		a.local.engine = s.Generation
 	}
-	a.mu.Unlock()
-	a.log.Info("the engine is ready", "phase", "engine_ready", "epoch", s.Epoch)
 	return nil
 }
 

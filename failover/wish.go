@@ -86,10 +86,10 @@ func (a *Agent) switchover(ctx context.Context, to string) (*pb.PromoteResponse,
 		a.mu.Unlock()
 		return refuse("a switchover to %s is under way", a.wish.switchTo)
 	}
+	a.log.Info("switchover begins", "to", to) // before the gate, which closes as soon as it is known
 	a.wish.switchTo, a.wish.switchUntil, a.wish.drained = to, began.Add(switchTimeout), false
 	epoch := in.Record.Epoch
 	a.mu.Unlock()
-	a.log.Info("switchover begins", "to", to)
 	a.wake()
 	for {
 		if !pause(ctx, wishPoll) {

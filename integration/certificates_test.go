@@ -127,7 +127,7 @@ func TestMinuteCertificatesAreRenewedForAnHour(t *testing.T) {
 			t.Errorf("%s: %s", a.prefix, e)
 		}
 	}
-	s, err := r.Status(t.Context(), cluster.A)
+	s, err := r.StatusOf(t.Context(), cluster.A)
 	if err != nil || s.GetEpoch() != 2 || !s.GetArmed() {
 		t.Errorf("epoch %d, armed %t, %v: the only change of roles was to be the switchover", s.GetEpoch(), s.GetArmed(), err)
 	}

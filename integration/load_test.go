@@ -42,6 +42,7 @@ type load struct {
 	// watches go on through all that happens, until they have seen the mark.
 	watches []chan watched
 	mark    atomic.Int64
+	pulse   pulse
 }
 
 // watched is what a watch under way came to.
@@ -74,6 +75,7 @@ func (r *rig) startLoad(t *testing.T) *load {
 	loadCtx, l.stop = context.WithCancel(context.Background())
 	work := ledger.Load{Endpoints: endpoints, Recorder: rec, Prefix: l.prefix, Workers: loadWorkers, Duration: loadAtMost, Think: loadThink, Seed: uint64(r.tests)}
 	go func() { l.done <- work.Run(loadCtx) }()
+	go l.pulse.run(loadCtx)
 	if engine() != "kine" { // kine loses events under load by itself
 		l.watch(loadCtx)
 	}

@@ -65,8 +65,9 @@ func TestBothOthersLostAtOnceNobodyAnswers(t *testing.T) {
 		p := r.primary(t)
 		standby := cluster.Other(p)
 		// Stopped before they are killed, so that no answer of the one can help the primary to leave out the other.
-		must(t, r.FreezeNode(standby))
+		// The witness first: without it alone the primary waits for ten seconds, without the standby for one.
 		must(t, r.FreezeNode(cluster.Witness))
+		must(t, r.FreezeNode(standby))
 		must(t, r.KillNode(standby))
 		must(t, r.KillNode(cluster.Witness))
 		l.run(3 * time.Second) // longer than any lease
@@ -134,7 +135,7 @@ func TestWitnessLostForLongThenStandbyLost(t *testing.T) {
 			}
 			return streaming(s, standby)
 		}))
-		if s, err := r.Status(ctx, p); err != nil || s.GetArmed() {
+		if s, err := r.StatusOf(ctx, p); err != nil || s.GetArmed() {
 			t.Errorf("armed without a witness (%v)", err)
 		}
 		l.expectSynchronous(t, standby)

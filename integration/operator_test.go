@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -22,10 +23,15 @@ import (
 // create makes the key, through the node, as soon as that answers.
 func (r *rig) create(t *testing.T, node, key string) {
 	t.Helper()
+	value := rand.Text() // an attempt whose answer did not come in time may have been done
 	r.eventually(t, "create "+key, func(ctx context.Context) error {
-		resp, err := r.clients[node].Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).Then(clientv3.OpPut(key, "value")).Commit()
-		if err == nil && !resp.Succeeded {
-			return errors.New("exists") // from an attempt whose answer was lost, which a fresh key cannot have
+		resp, err := r.clients[node].Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).Then(clientv3.OpPut(key, value)).Commit()
+		if err != nil || resp.Succeeded {
+			return err
+		}
+		now, err := r.clients[node].Get(ctx, key)
+		if err == nil && (len(now.Kvs) != 1 || string(now.Kvs[0].Value) != value) {
+			err = errors.New("exists")
 		}
 		return err
 	})

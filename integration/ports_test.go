@@ -247,7 +247,11 @@ func TestPortsAreForMembersOnly(t *testing.T) {
 			t.Errorf("%s takes the certificate of a walreceiver", port)
 		}
 	}
-	if s, err := r.Status(t.Context(), primary); err != nil || !s.GetArmed() {
-		t.Errorf("armed %t, %v", s.GetArmed(), err)
-	}
+	r.eventually(t, "failover is armed", func(ctx context.Context) error {
+		s, err := r.Status(ctx, primary)
+		if err == nil && !s.GetArmed() {
+			err = fmt.Errorf("not armed: %q", s.GetNotArmed())
+		}
+		return err
+	})
 }

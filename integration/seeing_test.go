@@ -130,7 +130,7 @@ func takeOver(node, why, epoch string) []chapter {
 func failoverIsTold(t *testing.T, r *rig) {
 	p := r.primary(t)
 	s := cluster.Other(p)
-	before, err := r.Status(t.Context(), s)
+	before, err := r.StatusOf(t.Context(), s)
 	must(t, err)
 	epoch := fmt.Sprint(before.GetEpoch() + 1)
 	fromS, fromP := r.logSize(t, s), r.logSize(t, p)
@@ -155,7 +155,7 @@ func failoverIsTold(t *testing.T, r *rig) {
 func switchoverIsTold(t *testing.T, r *rig) {
 	p := r.primary(t)
 	s := cluster.Other(p)
-	before, err := r.Status(t.Context(), s)
+	before, err := r.StatusOf(t.Context(), s)
 	must(t, err)
 	epoch := fmt.Sprint(before.GetEpoch() + 1)
 	fromS, fromP := r.logSize(t, s), r.logSize(t, p)

@@ -128,7 +128,7 @@ func TestThoseGivenUpAreFencedWhenTheyReturn(t *testing.T) {
 	r.start(t, cluster.Witness, p)
 	r.waitHealth(t, p, p, "given this voter up")
 	time.Sleep(3 * time.Second) // as long as it takes to elect, promote and serve several times
-	if s, err := r.Status(t.Context(), p); err != nil || cluster.Self(s).GetVoid() == "" || cluster.Self(s).GetRole() == "primary" {
+	if s, err := r.StatusOf(t.Context(), p); err != nil || cluster.Self(s).GetVoid() == "" || cluster.Self(s).GetRole() == "primary" {
 		t.Errorf("the old primary: %v, %v", s, err)
 	}
 	log, err := os.ReadFile(r.LogPath(cluster.Witness))

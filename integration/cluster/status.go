@@ -50,6 +50,25 @@ func (c *Cluster) Status(ctx context.Context, via string) (*proto.StatusResponse
 	return s, nil
 }
 
+// answerWithin bounds StatusOf.
+const answerWithin = 30 * time.Second
+
+// StatusOf is Status of a node that is there: it is asked until it answers. On a busy machine one question may not be answered in time.
+func (c *Cluster) StatusOf(ctx context.Context, via string) (*proto.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	for {
+		s, err := c.Status(ctx, via)
+		if err == nil || ctx.Err() != nil {
+			return s, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
 // Self is what the node that answered says of itself; nil if it does not say.
 func Self(s *proto.StatusResponse) *proto.NodeState { return stateOf(s, s.GetNode()) }
 

@@ -201,7 +201,7 @@ func witnessLost(t *Trial) {
 
 // warnsOf sees to it that the primary's status says that it does not reach the node.
 func (t *Trial) warnsOf(node string) {
-	s, err := t.Status(t.ctx, t.A)
+	s, err := t.StatusOf(t.ctx, t.A)
 	t.Must(err)
 	for _, n := range s.GetNodes() {
 		if n.GetName() == node && !n.GetReachable() && n.GetHealth() != "ok" {

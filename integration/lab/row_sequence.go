@@ -30,7 +30,7 @@ func primaryAndWitnessLost(t *Trial) {
 
 // saysWhy sees to it that the node tells an operator why it does not serve; the words given must be among what it says.
 func (t *Trial) saysWhy(node string, words ...string) {
-	s, err := t.Status(t.ctx, node)
+	s, err := t.StatusOf(t.ctx, node)
 	t.Must(err)
 	t.timeline.note("%s says: not armed: %q", node, s.GetNotArmed())
 	if len(s.GetNotArmed()) == 0 || s.GetArmed() || s.GetServing() {
@@ -57,7 +57,7 @@ func witnessThenPrimaryLost(t *Trial) {
 	t.PowerOff(t.W)
 	t.solo(t.A)
 	t.PauseAtMost(began, unnoticedAtMost)
-	s, err := t.Status(t.ctx, t.A)
+	s, err := t.StatusOf(t.ctx, t.A)
 	t.Must(err)
 	if !s.GetSynchronous() {
 		t.Failf("with the witness lost, commits no longer wait for the standby that is there")

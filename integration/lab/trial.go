@@ -149,7 +149,7 @@ func (t *Trial) Mode(via, mode string) {
 func (t *Trial) Epoch(via string) uint64 {
 	ctx, cancel := context.WithTimeout(t.ctx, serveWithin)
 	defer cancel()
-	s, err := t.Status(ctx, via)
+	s, err := t.StatusOf(ctx, via)
 	t.Must(err)
 	return s.GetEpoch()
 }

@@ -165,7 +165,7 @@ func (r *round) epoch(ctx context.Context) (uint64, error) {
 	if p == "" {
 		return 0, errors.New("nobody serves")
 	}
-	s, err := r.rig.Status(ctx, p)
+	s, err := r.rig.StatusOf(ctx, p)
 	return s.GetEpoch(), err
 }
 
