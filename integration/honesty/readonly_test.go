@@ -54,9 +54,13 @@ func tryDemotion(t *testing.T, r *rig, d demotion) {
 		time.Sleep(underWay)
 		acknowledged, refusedBefore := o.writes.answered.Load(), o.writes.refused.Load()+o.idle.refused.Load()
 		time.Sleep(demotedFor)
+		why := k.takeRefusals()
+		reasoned := func() bool { return len(why) > 0 && saysWhy.MatchString(why[len(why)-1].Error()) }
+		for deadline := time.Now().Add(recoverBound); d.refusesStart && !reasoned() && time.Now().Before(deadline); time.Sleep(retryPause) {
+			why = append(why, k.takeRefusals()...) // while the server comes up, there is no other reason
+		}
 		written := o.writes.answered.Load() - acknowledged
 		meanwhile += o.writes.refused.Load() + o.idle.refused.Load() - refusedBefore
-		why := k.takeRefusals()
 		d.restore(r)
 		refusals += int64(len(why))
 		if d.absolute && written > 0 {
@@ -67,7 +71,7 @@ func tryDemotion(t *testing.T, r *rig, d demotion) {
 				t.Errorf("an engine was refused without a word of why: %s", text)
 			}
 		}
-		if d.refusesStart && (len(why) == 0 || !saysWhy.MatchString(why[len(why)-1].Error())) {
+		if d.refusesStart && !reasoned() {
 			t.Error("the start of an engine was not refused, or not for the reason")
 		}
 		if len(why) > 0 {

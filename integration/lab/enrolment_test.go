@@ -74,14 +74,32 @@ func (n *newcomers) types(host, line string) (string, error) {
 }
 
 // begins starts a command, with what it prints in a buffer that may be read when it has ended.
-func (n *newcomers) begins(host, line string) (*exec.Cmd, *bytes.Buffer) {
+func (n *newcomers) begins(host, line string) (*exec.Cmd, *output) {
 	n.t.Helper()
-	cmd, out := n.shell(host, line), &bytes.Buffer{}
+	cmd, out := n.shell(host, line), &output{}
 	cmd.Stdout = out
 	if err := n.s.In(host, cmd.Start); err != nil {
 		n.t.Fatal(err)
 	}
 	return cmd, out
+}
+
+// output is what a command has printed so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // daemons are what runs on each host.
@@ -124,11 +142,15 @@ func TestMachinesAreEnrolledByThePrintedCommands(t *testing.T) {
 
 	first, said := n.begins("b", printed["kineshim"])
 	n.sees("a", "b, the other data node, at "+n.s.Address("b"))
+	const waits = "waiting until the witness has joined too"
+	for deadline := time.Now().Add(seenWithin); !strings.Contains(said.String(), waits) && time.Now().Before(deadline); { // it is answered after that can be seen
+		time.Sleep(20 * time.Millisecond)
+	}
 	if err := syscall.Kill(-first.Process.Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	_ = first.Wait()
-	if !strings.Contains(said.String(), "waiting until the witness has joined too") {
+	if !strings.Contains(said.String(), waits) {
 		t.Errorf("the join that was killed had said\n%s", said)
 	}
 	if out, err := n.types("w", printed["kineshim"]); err == nil || !strings.Contains(out, "used already, by b") {
