@@ -281,11 +281,19 @@ func TestGarbageOnEveryPortDisturbsNobody(t *testing.T) {
 	stop := r.writes(t)
 	var all sync.WaitGroup
 	ports := r.everyPort()
+	connected := make([]atomic.Int64, len(ports))
 	for i := range 3 * len(ports) {
-		all.Go(func() { scan(ctx, rand.New(rand.NewPCG(seed, uint64(i))), ports[i%len(ports)]) })
+		all.Go(func() {
+			scan(ctx, rand.New(rand.NewPCG(seed, uint64(i))), ports[i%len(ports)], &connected[i%len(ports)])
+		})
 	}
 	all.Wait()
 	stop()
+	for i, port := range ports {
+		if connected[i].Load() == 0 {
+			t.Errorf("nothing was said at port %d: no connection could be made", port)
+		}
+	}
 	h.expect(t, r, slackBytes)
 	for _, node := range cluster.Nodes {
 		if n := r.refusalLines(t, node) - before[node]; n > scanLines {
@@ -387,8 +395,8 @@ func (r *rig) refusalLines(t *testing.T, node string) int {
 // stranger is another machine's address. The nodes are at 127.0.0.1.
 var stranger = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}
 
-// scan makes connections to a port, one after the other, until ctx ends, and says something else on each. It keeps some open.
-func scan(ctx context.Context, rng *rand.Rand, port int) {
+// scan makes connections to a port, one after the other, until ctx ends, and says something else on each. It keeps some open, and counts all.
+func scan(ctx context.Context, rng *rand.Rand, port int, connected *atomic.Int64) {
 	const keep = 40
 	var open []net.Conn
 	defer func() {
@@ -403,6 +411,7 @@ func scan(ctx context.Context, rng *rand.Rand, port int) {
 			time.Sleep(time.Millisecond)
 			continue
 		}
+		connected.Add(1)
 		_ = c.SetDeadline(time.Now().Add(100 * time.Millisecond))
 		say(ctx, rng, c)
 		if open = append(open, c); len(open) > keep {

@@ -110,7 +110,7 @@ func TestForcedPromotion(t *testing.T) {
 			r.create(t, p, prefix+"lost")
 			must(t, r.KillNode(p))
 			r.start(t, standby)
-			soon, stop := context.WithTimeout(t.Context(), time.Second)
+			soon, stop := context.WithTimeout(t.Context(), 3*time.Second) // long enough to be elected and promoted
 			if _, err := r.clients[standby].Get(soon, prefix+"both"); err == nil {
 				t.Error("a node outside the in-sync set answered")
 			}

@@ -34,11 +34,15 @@ func (t *Trial) health(of, says string) {
 			return err.Error()
 		}
 		for _, n := range s.GetNodes() {
-			if n.GetName() == of && !strings.Contains(n.GetHealth(), says) {
+			switch {
+			case n.GetName() != of:
+			case !strings.Contains(n.GetHealth(), says):
 				return n.GetHealth()
+			default:
+				return ""
 			}
 		}
-		return ""
+		return "it does not name " + of
 	})
 	t.timeline.note("the status says of %s: ... %s ...", of, says)
 }
