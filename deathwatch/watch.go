@@ -101,7 +101,10 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // start starts a deathwatch. The channel gets the result of waiting for its end.
 func (w *Watch) start() (ended <-chan error, err error) {
-	read, write, err := w.openPipe()
+	w.mu.Lock()
+	told := w.term
+	w.mu.Unlock()
+	read, write, err := w.openPipe(told) // with the term, so that it has that from its first moment on
 	if err != nil {
 		return nil, fmt.Errorf("start the deathwatch: %w", err)
 	}
@@ -117,7 +120,7 @@ func (w *Watch) start() (ended <-chan error, err error) {
 	}
 	w.mu.Lock()
 	w.pipe, w.child = write, cmd.Process
-	if w.term > 0 {
+	if w.term != told {
 		w.write(w.term)
 	}
 	w.mu.Unlock()
@@ -126,8 +129,8 @@ func (w *Watch) start() (ended <-chan error, err error) {
 	return result, nil
 }
 
-// openPipe makes a pipe with the orders in it.
-func (w *Watch) openPipe() (read *os.File, write int, err error) {
+// openPipe makes a pipe with the orders and the term in it; 0: there is none yet.
+func (w *Watch) openPipe(term uint64) (read *os.File, write int, err error) {
 	orders, err := json.Marshal(w.cfg.Orders)
 	if err != nil {
 		return nil, -1, err
@@ -135,6 +138,9 @@ func (w *Watch) openPipe() (read *os.File, write int, err error) {
 	b, err := encodeOpening(opening{Parent: os.Getpid(), Orders: orders})
 	if err != nil {
 		return nil, -1, err
+	}
+	if term > 0 {
+		b = append(b, encodeTerm(term)...)
 	}
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {

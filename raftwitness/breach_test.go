@@ -398,18 +398,25 @@ func TestWitnessWritesLittleToRemember(t *testing.T) {
 	c.acquainted()
 	c.agree()
 	path := filepath.Join(c.nodes["w"].cfg.Dir, livesFile)
-	time.Sleep(2 * rememberAfter)
-	before, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if before.Size() > 1024 {
-		t.Errorf("%d bytes are written for each event", before.Size())
-	}
-	t.Logf("%d bytes for each event", before.Size())
-	time.Sleep(2 * rememberAfter)
-	if after, err := os.Stat(path); err != nil || !after.ModTime().Equal(before.ModTime()) {
-		t.Errorf("an idle witness has written (%v)", err)
+	for try := 1; ; try++ { // a busy machine may have an election, which is an event
+		time.Sleep(2 * rememberAfter)
+		term := c.node("w").Term()
+		before, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before.Size() > 1024 {
+			t.Errorf("%d bytes are written for each event", before.Size())
+		}
+		t.Logf("%d bytes for each event", before.Size())
+		time.Sleep(2 * rememberAfter)
+		after, err := os.Stat(path)
+		switch {
+		case err == nil && after.ModTime().Equal(before.ModTime()):
+			return
+		case err != nil || c.node("w").Term() == term || try == 5:
+			t.Fatalf("an idle witness has written (%v)", err)
+		}
 	}
 }
 

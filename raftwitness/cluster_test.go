@@ -103,7 +103,8 @@ var voters = []string{"a", "b", "w"}
 // newTestCluster makes the cluster without starting its voters.
 func newTestCluster(t *testing.T, promise time.Duration) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, links: newLinks(), dir: t.TempDir(), nodes: map[string]*testNode{}}
+	// In memory: a disk that flushes for a tenth of a second, a dozen times in a row, is not what the bounds of these tests are about.
+	c := &testCluster{t: t, links: newLinks(), dir: inMemoryDir(t), nodes: map[string]*testNode{}}
 	address, listeners := map[string]string{}, map[string]*Listener{}
 	for _, name := range voters {
 		listeners[name] = newTestListener(t, name)
