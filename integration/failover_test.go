@@ -77,7 +77,7 @@ func (r *rig) waitMode(t *testing.T, via, mode string, within time.Duration) {
 // expectStall logs the longest stall of writes since an instant, and bounds it.
 func (l *load) expectStall(t *testing.T, what string, since time.Time, atMost time.Duration) {
 	t.Helper()
-	gap, late := l.gapSince(since), l.pulse.latest(since)
+	gap, late := l.gapSince(since), l.pulse.Latest(since)
 	t.Logf("%s: longest time without an acknowledged write: %s; the machine stood still for %s", what, gap.Round(time.Millisecond), late.Round(time.Millisecond))
 	if gap > atMost+late {
 		t.Errorf("%s: no write was acknowledged for %s, at most %s is bearable", what, gap, atMost)

@@ -11,6 +11,7 @@ import (
 
 	"kineshim/integration/cluster"
 	"kineshim/integration/ledger"
+	"kineshim/integration/pulse"
 )
 
 // The load of all failure tests: half of the workers ask one node, half the other.
@@ -42,7 +43,7 @@ type load struct {
 	// watches go on through all that happens, until they have seen the mark.
 	watches []chan watched
 	mark    atomic.Int64
-	pulse   pulse
+	pulse   pulse.Pulse
 }
 
 // watched is what a watch under way came to.
@@ -75,7 +76,7 @@ func (r *rig) startLoad(t *testing.T) *load {
 	loadCtx, l.stop = context.WithCancel(context.Background())
 	work := ledger.Load{Endpoints: endpoints, Recorder: rec, Prefix: l.prefix, Workers: loadWorkers, Duration: loadAtMost, Think: loadThink, Seed: uint64(r.tests)}
 	go func() { l.done <- work.Run(loadCtx) }()
-	go l.pulse.run(loadCtx)
+	go l.pulse.Run(loadCtx)
 	if engine() != "kine" { // kine loses events under load by itself
 		l.watch(loadCtx)
 	}

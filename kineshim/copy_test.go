@@ -170,10 +170,11 @@ func TestAReadNeverUsesAQuestionThatWasSentBeforeItArrived(t *testing.T) {
 			<-goOn
 		})
 	}
+	client := etcdserverpb.NewKVClient(dial(t, c.b.client)) // one for all, so that they arrive together
 	asks := func() <-chan int64 {
 		result := make(chan int64, 1)
 		go func() {
-			r, _, err := readKey(t, c.b, false)
+			r, err := client.Range(soon(t), &etcdserverpb.RangeRequest{Key: []byte("k")})
 			if err != nil {
 				t.Error(err)
 			}
@@ -195,7 +196,7 @@ func TestAReadNeverUsesAQuestionThatWasSentBeforeItArrived(t *testing.T) {
 		defer c.b.endpoint.asker.mu.Unlock()
 		return c.b.endpoint.asker.next != nil
 	})
-	time.Sleep(20 * time.Millisecond) // until all have gathered; fewer only make the count below less exact
+	time.Sleep(100 * time.Millisecond) // until all have gathered; fewer only make the count below less exact
 	close(goOn)
 	if got := within(t, first); got != 10 {
 		t.Errorf("the first read was answered as of %d", got)
@@ -457,7 +458,8 @@ func TestAWatchWaitsForTheCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = watch.Recv()
-	wantCode(t, err, codes.Unavailable, ErrNotHere.Error()+"; waited 5")
+	wantCode(t, err, codes.Unavailable, ErrNotHere.Error()+"; waited ")
+	waitedAtLeast(t, err, 500*time.Millisecond)
 	watch, err = client.Watch(soon(t))
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -495,5 +496,20 @@ func TestOutcomesOfRefusals(t *testing.T) {
 		if NotDone(c.err) != c.notDone || doubtful(c.err) != c.doubt || !strings.Contains(status.Convert(c.err).Message(), c.says) {
 			t.Errorf("%v: not done %v, in doubt %v", c.err, NotDone(c.err), doubtful(c.err))
 		}
+	}
+}
+
+var waitedFor = regexp.MustCompile(`; waited (\S+)`)
+
+// waitedAtLeast looks at what an error says of how long the request waited. It may be longer on a busy machine.
+func waitedAtLeast(t *testing.T, err error, least time.Duration) {
+	t.Helper()
+	m := waitedFor.FindStringSubmatch(status.Convert(err).Message())
+	if m == nil {
+		t.Errorf("%v does not say how long it waited", err)
+		return
+	}
+	if d, perr := time.ParseDuration(m[1]); perr != nil || d < least {
+		t.Errorf("waited %s, less than %v (%v)", m[1], least, perr)
 	}
 }

@@ -36,8 +36,8 @@ func TestFrozenNodeIsGivenUpAndTheNextOneAsked(t *testing.T) {
 		return nil, ctx.Err()
 	}})
 	well := serve(t, &control{status: always(paired())})
-	invoke(t, []string{frozen, well}, "", "status", "--timeout=100ms").expect(t, exitFine, "a serves.",
-		"stderr: "+frozen+": no answer within 100ms: kineshim is frozen or overloaded", "stderr: asking a through "+well+" instead")
+	invoke(t, []string{frozen, well}, "", "status", "--timeout=1s").expect(t, exitFine, "a serves.",
+		"stderr: "+frozen+": no answer within 1s: kineshim is frozen or overloaded", "stderr: asking a through "+well+" instead")
 }
 
 func TestSocketsAreTriedInOrder(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kineshim/integration/pulse"
 )
 
 // segmentNet is an Ethernet of network namespaces on a bridge.
@@ -21,6 +23,8 @@ type segmentNet struct {
 	t *testing.T
 	// name begins the names of all namespaces: this process's own.
 	name string
+	// pulse is this machine's.
+	pulse pulse.Pulse
 }
 
 var segments struct {
@@ -39,8 +43,9 @@ func newSegment(t *testing.T, hosts ...string) *segmentNet {
 	}
 	segments.Lock()
 	segments.n++
-	s := &segmentNet{t, fmt.Sprintf("kv%d-%d", os.Getpid(), segments.n)}
+	s := &segmentNet{t: t, name: fmt.Sprintf("kv%d-%d", os.Getpid(), segments.n)}
 	segments.Unlock()
+	go s.pulse.Run(t.Context())
 	t.Cleanup(func() {
 		for _, h := range append(hosts, "sw") {
 			_ = exec.Command("ip", "netns", "del", s.ns(h)).Run() // it may never have been made

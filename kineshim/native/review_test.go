@@ -201,7 +201,7 @@ func TestPostgreSQLDiesUnderLoad(t *testing.T) {
 	pg := pgtest.New(t, "fsync=on")
 	k := openBackedUp(t, pg, "dies")
 	const clients = 16
-	load := newLoad(1000)
+	load := newLoad(200)
 	var acknowledged, tried [clients]int
 	var running sync.WaitGroup
 	for c := range clients {
