@@ -317,6 +317,7 @@ func (n *Node) Validate() error {
 	m.vips(n)
 	m.apiServer(n.APIServer)
 	m.applications(n)
+	m.listeners(n)
 	m.timing(n.Timing)
 	m.log(n.Log)
 	if p := n.ControlSocket; len(p) > maxSocketPath {

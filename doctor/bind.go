@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"syscall"
+
+	"kineshim/config"
 )
 
 const bindCheck = "own ports"
@@ -20,15 +21,11 @@ type Ports interface {
 }
 
 // listener is a port that kineshim opens on this machine.
-type listener struct {
-	key, address string
-	// virtual: it is on a virtual address, which may not be here.
-	virtual bool
-}
+type listener struct{ config.Listener }
 
 // port is 0 if the address has none, which Validate refuses.
 func (l listener) port() int {
-	_, p, _ := net.SplitHostPort(l.address)
+	_, p, _ := net.SplitHostPort(l.Address)
 	n, _ := strconv.Atoi(p)
 	return n
 }
@@ -37,32 +34,10 @@ func (l listener) port() int {
 func (n *node) listeners() []listener {
 	var all []listener
 	for _, p := range n.self.ports() {
-		all = append(all, listener{key: "members." + n.self.name + "." + p.key, address: p.address})
+		all = append(all, listener{config.Listener{Key: "members." + n.self.name + "." + p.key, Address: p.address}})
 	}
-	for _, a := range n.cfg.ClientAddresses() {
-		all = append(all, listener{key: "client_listen", address: a.HostPort})
-	}
-	for _, l := range []listener{{key: "control_listen", address: n.cfg.ControlListen}, {key: "http_listen", address: n.cfg.HTTPListen}, {key: "apiserver.listen", address: n.cfg.APIServer.Listen}} {
-		if l.address != "" {
-			all = append(all, l)
-		}
-	}
-	for _, a := range n.cfg.Applications.Listen {
-		all = append(all, listener{key: "applications.listen", address: a})
-	}
-	for _, v := range n.cfg.VIPs {
-		p, err := v.Prefix()
-		if err != nil {
-			continue
-		}
-		for _, x := range []struct {
-			key  string
-			port int
-		}{{"vip_etcd.port", n.cfg.VIPEtcd.Port}, {"applications.port", n.cfg.Applications.Port}} {
-			if x.port != 0 {
-				all = append(all, listener{x.key, netip.AddrPortFrom(p.Addr(), uint16(x.port)).String(), true})
-			}
-		}
+	for _, l := range n.cfg.Listeners() {
+		all = append(all, listener{l})
 	}
 	return all
 }
@@ -77,18 +52,18 @@ func (n *node) checkBinds(ports Ports) []Finding {
 	}
 	free := 0
 	for _, l := range all {
-		err := ports.TryListen(l.address, l.virtual)
+		err := ports.TryListen(l.Address, l.Virtual)
 		switch {
 		case err == nil:
 			free++
 		case errors.Is(err, syscall.EADDRINUSE):
-			n.judgeHeld(&f, l, ports.Holder(l.address))
+			n.judgeHeld(&f, l, ports.Holder(l.Address))
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
-			f.fail("correct it, or give this machine the address: ip -brief address", "%s: this machine has no address %s", l.key, l.address)
+			f.fail("correct it, or give this machine the address: ip -brief address", "%s: this machine has no address %s", l.Key, l.Address)
 		case errors.Is(err, syscall.EACCES):
-			f.warn("run it as root: sudo shimctl doctor", "%s: not tried whether %s is free: %v", l.key, l.address, err)
+			f.warn("run it as root: sudo shimctl doctor", "%s: not tried whether %s is free: %v", l.Key, l.Address, err)
 		default:
-			f.fail("correct it, or find out what forbids it: dmesg", "%s: %s: %v", l.key, l.address, innermost(err))
+			f.fail("correct it, or find out what forbids it: dmesg", "%s: %s: %v", l.Key, l.Address, innermost(err))
 		}
 	}
 	if free > 0 {
@@ -102,9 +77,9 @@ func (n *node) judgeHeld(f *notes, l listener, holder string) {
 	if who == "" {
 		who = "another program"
 	}
-	do := fmt.Sprintf("stop it, or set %s to another port; ss -ltnp 'sport = :%d'", l.key, l.port())
-	if l.key == "client_listen" {
+	do := fmt.Sprintf("stop it, or set %s to another port; ss -ltnp 'sport = :%d'", l.Key, l.port())
+	if l.Key == "client_listen" {
 		do = fmt.Sprintf("an etcd, or another datastore? Stop it for good (systemctl disable --now etcd), or set client_listen; ss -ltnp 'sport = :%d'", l.port())
 	}
-	f.fail(do, "%s: %s listens at %s already, and kineshim does not run", l.key, who, l.address)
+	f.fail(do, "%s: %s listens at %s already, and kineshim does not run", l.Key, who, l.Address)
 }

@@ -128,7 +128,7 @@ func (n *node) checkPrivilegedPorts(f *notes) {
 	for _, l := range n.listeners() {
 		if l.port() < first && l.port() > 0 {
 			f.fail("systemctl edit kineshim, and put in: [Service] and below it AmbientCapabilities=CAP_NET_BIND_SERVICE and CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
-				"%s: the service's user may not listen at %s: the port is below %d", l.key, l.address, first)
+				"%s: the service's user may not listen at %s: the port is below %d", l.Key, l.Address, first)
 		}
 	}
 }
