@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -83,7 +84,12 @@ func (a *app) saveSnapshot(ctx context.Context, path string) error {
 	defer n.close()
 	began := time.Now()
 	part := path + ".part"
-	header, size, err := a.fetchSnapshot(ctx, n, part)
+	f, err := openPart(part)
+	if err != nil {
+		return fmt.Errorf("nothing was saved: %w", err)
+	}
+	defer f.Close() // it is synced; the lock ends with it, when the file has its name or is gone
+	header, size, err := a.fetchSnapshot(ctx, n, f)
 	if err == nil {
 		err = replaceFile(part, path)
 	}
@@ -100,16 +106,38 @@ func (a *app) saveSnapshot(ctx context.Context, path string) error {
 	return nil
 }
 
-// fetchSnapshot writes a snapshot to the file, syncs it, and verifies what the file then holds.
-func (a *app) fetchSnapshot(ctx context.Context, n *node, part string) (h snapshot.Header, size int64, err error) {
-	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// openPart opens an empty file for a snapshot that is being fetched, one that nobody else has open: what somebody else fetches may be renamed at any moment,
+// and must not be emptied then.
+func openPart(part string) (*os.File, error) {
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return h, 0, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := f.Chmod(0o600); err != nil { // of a leftover: it holds every Secret
-		return h, 0, err
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%s: another snapshot save writes it at the moment", part)
 	}
+	var now, opened os.FileInfo
+	if err == nil {
+		now, err = os.Stat(part)
+	}
+	if err == nil {
+		opened, err = f.Stat()
+	}
+	if err == nil && !os.SameFile(now, opened) {
+		err = fmt.Errorf("%s: another snapshot save has just finished: run this again", part)
+	}
+	if err == nil {
+		err = errors.Join(f.Truncate(0), f.Chmod(0o600)) // a leftover's mode: it holds every Secret
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// fetchSnapshot writes a snapshot to the file, syncs it, and verifies what the file then holds.
+func (a *app) fetchSnapshot(ctx context.Context, n *node, f *os.File) (h snapshot.Header, size int64, err error) {
 	if size, err = a.receiveSnapshot(ctx, n, f); err != nil {
 		return h, 0, err
 	}

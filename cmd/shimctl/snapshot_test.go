@@ -128,6 +128,35 @@ func TestFailedSaveKeepsTheFileThatWasThere(t *testing.T) {
 	}
 }
 
+// Of two that save to one file, the second must not empty what the first is about to give its name.
+func TestOnlyOneSavesToAFileAtATime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "all.snap")
+	first, err := openPart(path + ".part")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.WriteString("verified"); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := openPart(path + ".part"); err == nil || !strings.Contains(err.Error(), "another snapshot save") {
+		t.Errorf("%v, %v", f, err)
+	}
+	if err := replaceFile(path+".part", path); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := openPart(path + ".part") // a new one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if b, err := os.ReadFile(path); string(b) != "verified" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestSaveNeedsANodeThatKnowsIt(t *testing.T) {
 	s := serve(t, &control{status: always(paired())})
 	invoke(t, []string{s}, "", "snapshot", "save", filepath.Join(t.TempDir(), "x")).expect(t, exitFailed, "stderr: give all nodes the same version")

@@ -218,6 +218,10 @@ func (h *hook) attempt(ctx context.Context, e hookEvent, n int) bool {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // for children that have left the group and keep the output open
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) { // it has succeeded, and left somebody behind who holds its output
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		err = nil
+	}
 	took := time.Since(began).Round(time.Millisecond)
 	switch {
 	case err == nil:

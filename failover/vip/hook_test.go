@@ -116,6 +116,21 @@ func gone(pid int) bool {
 	return err != nil && syscall.Kill(pid, 0) != nil || strings.Contains(string(b), ") Z ")
 }
 
+// What it leaves in the background does not go on for ever, and does not make it fail.
+func TestHookThatLeavesAChildHasSucceeded(t *testing.T) {
+	h, dir, _ := startHook(t, `echo x >> $D/runs; sleep 1000 & echo $! > $D/child; exit 0`, time.Hour)
+	h.want(true, 1, "")
+	eventually(t, "acquire", h.outcomeIs("acquire: done"))
+	pid, err := strconv.Atoi(content(filepath.Join(dir, "child")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the child's end", func() bool { return gone(pid) })
+	if s := h.state(); s.failures != 0 || content(filepath.Join(dir, "runs")) != "x" {
+		t.Errorf("%+v, runs %q", s, content(filepath.Join(dir, "runs")))
+	}
+}
+
 func TestReleaseEndsAnAcquireThatRuns(t *testing.T) {
 	h, dir, _ := startHook(t, `[ $KINESHIM_EVENT = release ] && exit; echo > $D/began; sleep 1000`, time.Hour)
 	h.want(true, 1, "")

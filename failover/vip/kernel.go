@@ -80,11 +80,11 @@ func (k *Kernel) Interfaces() ([]Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := h.LinkList()
+	links, err := whole(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces: %w", err)
 	}
-	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses: %w", err)
 	}
@@ -100,6 +100,19 @@ func (k *Kernel) Interfaces() ([]Interface, error) {
 		all = append(all, i)
 	}
 	return all, nil
+}
+
+// listAgain is how often a list is asked for that changes while it is read, as while containers are started.
+const listAgain = 5
+
+// whole asks for a list until it has not changed while it was read.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range listAgain {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 func linkUp(at *netlink.LinkAttrs) bool {
