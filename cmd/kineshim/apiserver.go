@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"os"
 
@@ -48,6 +49,18 @@ func apiServerTLS(cfg config.APIServer) *tls.Config {
 		}
 	}
 	return conf
+}
+
+// warnOfUnreadable tells of files that cannot be read: k3s may have yet to make them; but if they are root's, health checks fail for good.
+func warnOfUnreadable(cfg config.APIServer, stderr io.Writer) {
+	for _, f := range []struct{ key, path string }{{"ca_file", cfg.CAFile}, {"cert_file", cfg.CertFile}, {"key_file", cfg.KeyFile}} {
+		if f.path == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f.path); err != nil {
+			fmt.Fprintf(stderr, "kineshim: warning: apiserver.%s: %v: until it can be read, no API server counts as ready, and all are tried\n", f.key, err)
+		}
+	}
 }
 
 // verify is what crypto/tls does by itself when it is given the CA beforehand.

@@ -150,6 +150,7 @@ func (o options) configured(ctx context.Context, stdout, stderr io.Writer) error
 	case err != nil:
 		return err
 	case o.check:
+		warnOfUnreadable(cfg.APIServer, stderr)
 		if err = errors.Join(checkIdentity(cfg), checkPostgres(ctx, cfg), checkTLS("client_tls", openClientTLS, cfg, stderr), checkTLS("applications", openApplicationTLS, cfg, stderr)); err == nil {
 			fmt.Fprintln(stdout, "the configuration is valid")
 		}

@@ -97,6 +97,17 @@ func TestCheckLooksAtTheFilesOfTLS(t *testing.T) {
 	}
 }
 
+// k3s makes these files later, so that they may be missing; but if they stay so, no API server ever counts as ready.
+func TestCheckWarnsOfAPIServerFilesThatCannotBeRead(t *testing.T) {
+	path, _ := writeConfig(t, "a", "apiserver: {listen: \":7443\", ca_file: /none/ca, cert_file: /none/crt, key_file: /none/key}\n")
+	code, out := call("--config", path, "--check")
+	for _, key := range []string{"ca_file", "cert_file", "key_file"} {
+		if code != 0 || !strings.Contains(out, "warning: apiserver."+key+": open /none/") {
+			t.Errorf("exit %d, %s", code, out)
+		}
+	}
+}
+
 // writePair makes a certificate that signs itself.
 func writePair(t *testing.T, cert, key string) {
 	t.Helper()

@@ -67,7 +67,7 @@ is there already stays as it is if anything fails.
 
 Keep it elsewhere than on these servers, and as safe as the cluster itself: it holds every Secret.`,
 		Example: `  shimctl snapshot save /backup/today.snap
-  shimctl snapshot save /backup/$(date +%F).snap && find /backup -name '*.snap' -mtime +14 -delete`,
+  shimctl snapshot save "/backup/$(date +%F).snap" && find /backup -name '*.snap' -mtime +14 -delete`,
 		Args: oneFile,
 		RunE: command(func(ctx context.Context, args []string) error { return a.saveSnapshot(ctx, args[0]) }),
 	}

@@ -117,7 +117,7 @@ func (c *Cluster) enrol(ctx context.Context) error {
 	for _, node := range Nodes {
 		left := filepath.Join(c.dir, node)
 		if entries, err := os.ReadDir(left); err == nil && len(entries) > 0 {
-			return fmt.Errorf("%s is left from a cluster that was not finished: remove it", left)
+			return fmt.Errorf("%s is left from a cluster that was not finished: remove a, b and w in %s (make clean removes run/)", left, c.dir)
 		}
 		if err := os.MkdirAll(left, 0o755); err != nil {
 			return err
