@@ -75,7 +75,7 @@ func TestCheckNamesAllMistakes(t *testing.T) {
 
 func TestCheckLooksAtTheFilesOfTLS(t *testing.T) {
 	path, _ := writeConfig(t, "a", "")
-	args := []string{"--config", path, "--check", "--client-listen", "127.0.0.1:1", "--cert-file", "no-cert", "--key-file", "no-key"}
+	args := []string{"--config", path, "--check", "--client-listen", "127.0.0.1:11", "--cert-file", "no-cert", "--key-file", "no-key"}
 	if code, out := call(args...); code != 1 || !strings.Contains(out, "/no-cert: no such file") || !strings.Contains(out, "/no-key: no such file") {
 		t.Errorf("missing files: exit %d, %s", code, out)
 	}
@@ -85,7 +85,7 @@ func TestCheckLooksAtTheFilesOfTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
 	writePair(t, cert, key)
-	args = []string{"--config", path, "--check", "--client-listen", "http://127.0.0.1:1,0.0.0.0:2", "--cert-file", cert, "--key-file", key, "--trusted-ca-file", cert}
+	args = []string{"--config", path, "--check", "--client-listen", "http://127.0.0.1:11,0.0.0.0:12", "--cert-file", cert, "--key-file", key, "--trusted-ca-file", cert}
 	if code, out := call(args...); code != 0 || strings.Contains(out, "warning") {
 		t.Errorf("exit %d, %s", code, out)
 	}
