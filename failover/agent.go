@@ -161,6 +161,8 @@ type raftMemory struct {
 	leaderTerm  uint64
 	// led is when anybody was last known to lead, or when this process started.
 	led      time.Time
+	// regained: this leadership began after a time in which nobody was known to lead for longer than an election takes.
+	regained bool
 	plan     decide.Plan
 	notArmed []string
 }

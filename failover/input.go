@@ -21,9 +21,17 @@ func (a *Agent) input() decide.Input {
 	}
 }
 
+const (
+	// electionsTake is, in heartbeat timeouts, for how long nobody is known to lead at most when a leader is lost and another is elected.
+	electionsTake = 4
+	// regainGrace is what a connection to the other node may take when the network is back: an attempt that was under way has to end, and the next to succeed.
+	regainGrace = 1500 * time.Millisecond
+)
+
 // raftInput looks at Raft and remembers since when this node has been leading.
 func (a *Agent) raftInput(now time.Time) decide.Raft {
 	s := a.store.Status()
+	leaderless := now.Sub(a.raft.led)
 	if s.Leader || s.LeaderName != "" {
 		a.raft.led = now
 	}
@@ -31,7 +39,7 @@ func (a *Agent) raftInput(now time.Time) decide.Raft {
 	case !s.Leader:
 		a.raft.leaderSince = time.Time{}
 	case a.raft.leaderSince.IsZero() || a.raft.leaderTerm != s.Term:
-		a.raft.leaderSince, a.raft.leaderTerm = now, s.Term
+		a.raft.leaderSince, a.raft.leaderTerm, a.raft.regained = now, s.Term, leaderless > electionsTake*a.cfg.Timing.Silence
 		a.log.Info("leads", "phase", "elected", "term", s.Term)
 		a.beat()
 	}
@@ -41,6 +49,7 @@ func (a *Agent) raftInput(now time.Time) decide.Raft {
 	}
 	if s.Leader {
 		r.WitnessSilent = now.Sub(a.raft.leaderSince)
+		r.Regained = a.raft.regained && r.WitnessSilent < regainGrace
 		r.OtherSilent = r.WitnessSilent
 		if age, ok := s.Heard[a.cfg.Witness]; ok {
 			r.WitnessHeard, r.WitnessSilent = age, age

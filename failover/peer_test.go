@@ -196,3 +196,33 @@ func TestOnlyChangesOfTheOtherNodeMakeADecisionAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// After an outage of all links, a node that is elected before it has a connection to the primary again must not take that for dead.
+func TestALeaderGivesThePrimaryAMomentWhenTheNetworkIsBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		leaderless time.Duration
+		want       bool
+	}{"an election": {time.Second, false}, "an outage": {30 * time.Second, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newAgent(t, "b", pairedRecord())
+			f.store.status = RaftStatus{LeaderName: "a"}
+			regained := func() bool {
+				f.Agent.mu.Lock()
+				defer f.Agent.mu.Unlock()
+				return f.raftInput(time.Now()).Regained
+			}
+			regained()
+			f.store.status = RaftStatus{}
+			time.Sleep(c.leaderless)
+			regained()
+			f.store.status = RaftStatus{Leader: true, Barrier: true, LeaderName: "b", Term: 7}
+			if got := regained(); got != c.want {
+				t.Errorf("%s: %v", name, got)
+			}
+			time.Sleep(regainGrace)
+			if regained() {
+				t.Errorf("%s: for ever", name)
+			}
+		})
+	}
+}

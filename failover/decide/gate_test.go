@@ -207,6 +207,8 @@ func TestPrimaryGone(t *testing.T) {
 		{"its process is dead, says a port, before anybody asked", func(in *Input) { in.Peer.Refused, in.Peer.SinceLeader = true, false }, "process is dead"},
 		{"silent", func(in *Input) { in.Peer.Age = 501 * ms }, "silent"},
 		{"never heard", func(in *Input) { in.Peer = Peer{Age: Never, Silent: time.Second} }, "silent"},
+		{"silent, and the network may have come back this moment", func(in *Input) { in.Peer.Age, in.Raft.Regained = time.Minute, true }, ""},
+		{"dead, and the network has come back this moment", func(in *Input) { in.Peer.Age, in.Peer.Refused, in.Raft.Regained = time.Minute, true, true }, "process is dead"},
 		{"nearly silent", func(in *Input) { in.Peer.Age = 500 * ms }, ""},
 		{"asks for relief", func(in *Input) { in.Peer.Relief = true }, "asks to be relieved"},
 		{"asked for relief before this node led", func(in *Input) { in.Peer.Relief, in.Peer.SinceLeader = true, false }, ""},

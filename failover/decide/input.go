@@ -61,6 +61,9 @@ type Raft struct {
 	// WitnessHeard is, on a leader, the time since the witness answered in this term; Never if it has not. WitnessSilent is the
 	// same, but counts from the beginning of this leadership if it has not.
 	WitnessHeard, WitnessSilent time.Duration
+	// Regained: this leadership has begun just now, after this node had known of no leader for longer than an election takes. The network may be back since a
+	// moment ago, and connections through it take another moment.
+	Regained bool
 	// OtherHeard and OtherSilent are the same of the other data node's voter: that may be out of reach while the node itself is heard.
 	OtherHeard, OtherSilent time.Duration
 }
@@ -284,6 +287,8 @@ func (in *Input) primaryGone() string {
 	switch {
 	case p.Refused:
 		return WhyProcess
+	case p.Age > in.Timing.Silence && in.Raft.Regained:
+		return ""
 	case p.Age > in.Timing.Silence:
 		return WhySilent
 	case !p.SinceLeader:
