@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"kineshim/integration/lab/site"
@@ -89,6 +90,41 @@ func standbyCutOff(t *Trial) {
 	t.HealLinks()
 	t.Armed()
 	t.OnlyServes(t.A, time.Second)
+}
+
+// standbyVoterCutOff is what a firewall on B does that has come to let nobody in at one port: its data follow A, and its vote is lost.
+func standbyVoterCutOff(t *Trial) {
+	began := time.Now()
+	t.Blow("nothing comes in at B's port for Raft", func() error {
+		port := t.Ports(t.B).Raft
+		return t.site.Cut(site.Cut{From: t.A, To: t.B, Port: port}, site.Cut{From: t.W, To: t.B, Port: port})
+	})
+	t.Mode(t.A, "solo")
+	t.saysInStatus(t.A, "port for Raft: look at its firewall")
+	t.PauseAtMost(began, unnoticedAtMost)
+	if s := t.State(t.B); !s.GetStreaming() {
+		t.Failf("B does not follow any more: %s", s.GetRole())
+	}
+	t.PowerOff(t.W)
+	t.OnlyServes(t.A, severalLeases)
+	t.HealLinks()
+	t.PowerOn(t.W)
+	t.Armed()
+	t.OnlyServes(t.A, time.Second)
+}
+
+// saysInStatus waits until the node's status gives the words as a reason why failover is not armed.
+func (t *Trial) saysInStatus(node, words string) {
+	t.Until("the status of "+node+" says: "+words, serveWithin, func(ctx context.Context) string {
+		s, err := t.Status(ctx, node)
+		if err != nil {
+			return err.Error()
+		}
+		if why := strings.Join(s.GetNotArmed(), "; "); !strings.Contains(why, words) {
+			return why
+		}
+		return ""
+	})
 }
 
 // witnessCutOff lasts until the record no longer counts on the witness, and then some.

@@ -47,6 +47,7 @@ var networkRows = []Row{
 	{Number: "18", Failure: "link B-W cut", Right: "nothing changes", Serves: "A", Run: func(t *Trial) { linkToWitnessCut(t, t.B) }},
 	{Number: "19", Failure: "{A} cut off from {B,W}", Right: "A stops answering within its lease, B promotes", Serves: "B", Run: primaryCutOff, Quick: true},
 	{Number: "20", Failure: "{B} cut off from {A,W}", Right: "solo", Serves: soloA, Run: standbyCutOff},
+	{Number: "20b", Failure: "B's port for Raft out of reach, the rest of B is not", Right: "solo, and the status says where to look; A goes on when W is lost too", Serves: soloA, Run: standbyVoterCutOff},
 	{Number: "21", Failure: "{W} cut off from {A,B}", Right: "full service", Serves: "A", Run: witnessCutOff},
 	{Number: "22", Failure: "all three isolated", Right: "nobody answers; nobody promotes", Serves: "none", Run: allIsolated},
 	{Number: "23", Failure: "one-way loss A->B, B->A", Right: "A goes solo through W", Serves: soloA, Run: oneWayBetweenDataNodes},
