@@ -71,17 +71,10 @@ func (l Listener) excludes(other Listener) bool {
 	if err != nil || otherErr != nil || port != otherPort || port == "0" {
 		return false
 	}
-	return host == otherHost || includes(host, otherHost) || includes(otherHost, host)
+	return host == otherHost || isAll(host) || isAll(otherHost)
 }
 
-// includes says whether all is an address of all interfaces, and host one of theirs.
-func includes(all, host string) bool {
-	switch all {
-	case "", "::":
-		return true
-	case "0.0.0.0":
-		ip, err := netip.ParseAddr(host)
-		return err != nil || ip.Unmap().Is4()
-	}
-	return false
+// isAll says whether the host is all interfaces.
+func isAll(all string) bool {
+	return all == "" || all == "::" || all == "0.0.0.0" // which Go takes for all of IPv6 too
 }

@@ -160,9 +160,9 @@ type raftMemory struct {
 	leaderSince time.Time // zero: not leader
 	leaderTerm  uint64
 	// led is when anybody was last known to lead, or when this process started.
-	led      time.Time
-	// regained: this leadership began after a time in which nobody was known to lead for longer than an election takes.
-	regained bool
+	led time.Time
+	// regained is when somebody was last known to lead again after a time without for longer than an election takes.
+	regained time.Time
 	plan     decide.Plan
 	notArmed []string
 }

@@ -12,7 +12,7 @@ import (
 // A copy of the data that this process keeps in memory was begun in some epoch: loaded from PostgreSQL, or by the engine of that epoch.
 // Ordinary promotions leave it a part of the history, because they lose nothing that is durable. A forced one may, on either node.
 //
-// A process that has no copy yet gives lastServed instead.
+// lastServed counts too: who has it is a part of what was served then.
 func forcedSince(r *record.Record, epoch uint64) bool {
 	for _, e := range slices.Backward(r.History) {
 		switch {

@@ -31,15 +31,17 @@ const (
 // raftInput looks at Raft and remembers since when this node has been leading.
 func (a *Agent) raftInput(now time.Time) decide.Raft {
 	s := a.store.Status()
-	leaderless := now.Sub(a.raft.led)
 	if s.Leader || s.LeaderName != "" {
+		if now.Sub(a.raft.led) > electionsTake*a.cfg.Timing.Silence {
+			a.raft.regained = now
+		}
 		a.raft.led = now
 	}
 	switch {
 	case !s.Leader:
 		a.raft.leaderSince = time.Time{}
 	case a.raft.leaderSince.IsZero() || a.raft.leaderTerm != s.Term:
-		a.raft.leaderSince, a.raft.leaderTerm, a.raft.regained = now, s.Term, leaderless > electionsTake*a.cfg.Timing.Silence
+		a.raft.leaderSince, a.raft.leaderTerm = now, s.Term
 		a.log.Info("leads", "phase", "elected", "term", s.Term)
 		a.beat()
 	}
@@ -49,7 +51,7 @@ func (a *Agent) raftInput(now time.Time) decide.Raft {
 	}
 	if s.Leader {
 		r.WitnessSilent = now.Sub(a.raft.leaderSince)
-		r.Regained = a.raft.regained && r.WitnessSilent < regainGrace
+		r.Regained = now.Sub(a.raft.regained) < regainGrace
 		r.OtherSilent = r.WitnessSilent
 		if age, ok := s.Heard[a.cfg.Witness]; ok {
 			r.WitnessHeard, r.WitnessSilent = age, age

@@ -23,7 +23,10 @@ type lane struct {
 	failure  string
 	failures int
 	notUntil time.Time
-	stopped  bool
+	// noRoom is why the last clone was given up for want of room, and noRoomUntil when the next may be tried, whatever is done in between.
+	noRoom      string
+	noRoomUntil time.Time
+	stopped     bool
 }
 
 const (
@@ -46,6 +49,9 @@ func (l *lane) busy() decide.Action {
 func (l *lane) lastFailure() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if time.Now().Before(l.noRoomUntil) {
+		return l.noRoom
+	}
 	return l.failure
 }
 
@@ -68,7 +74,7 @@ func (l *lane) offer(ctx context.Context, s decide.Step) {
 	if s.Action != l.last.Action || s.Rule != l.last.Rule {
 		l.failures, l.notUntil = 0, time.Time{}
 	}
-	if time.Now().Before(l.notUntil) {
+	if now := time.Now(); now.Before(l.notUntil) || s.Action == decide.Clone && now.Before(l.noRoomUntil) {
 		return
 	}
 	if s.Action != l.last.Action || s.Why != l.last.Why || l.failures == 0 {
@@ -109,7 +115,7 @@ func (l *lane) run(ctx context.Context, s decide.Step) {
 		l.failure = string(s.Action) + ": " + err.Error()
 		l.notUntil = time.Now().Add(min(retryMax, retryFirst<<min(l.failures, 10)))
 		if errors.Is(err, postgres.ErrNoRoom) {
-			l.notUntil = time.Now().Add(noRoomAgain)
+			l.noRoom, l.noRoomUntil = l.failure, time.Now().Add(noRoomAgain)
 		}
 	}
 	failures := l.failures

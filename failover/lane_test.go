@@ -97,6 +97,27 @@ func TestLanePausesLongerAfterEachFailure(t *testing.T) {
 	})
 }
 
+// A clone for which there was no room is not tried again because PostgreSQL was started in between, as it is when the old data are whole.
+func TestLaneWaitsWithACloneForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newAgent(t, "a", soloRecord())
+		l := f.raftLane
+		l.noRoom, l.noRoomUntil = "clone: no room", time.Now().Add(noRoomAgain)
+		f.store.settle = func(context.Context) error { return nil }
+		l.offer(t.Context(), decide.Step{Action: decide.Settle, Rule: "another"})
+		synctest.Wait()
+		clone := decide.Step{Action: decide.Clone, Rule: "rebuild-by-clone"}
+		l.offer(t.Context(), clone)
+		if l.busy() != decide.None || l.lastFailure() != "clone: no room" {
+			t.Errorf("%q is under way; told is %q", l.busy(), l.lastFailure())
+		}
+		time.Sleep(noRoomAgain)
+		if l.lastFailure() != "" {
+			t.Errorf("told is %q, though nothing was tried for so long", l.lastFailure())
+		}
+	})
+}
+
 // What passes by itself is tried again soon, however often.
 func TestLaneDoesNotCountWhatPassesByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -201,8 +201,9 @@ func TestOnlyChangesOfTheOtherNodeMakeADecisionAtOnce(t *testing.T) {
 func TestALeaderGivesThePrimaryAMomentWhenTheNetworkIsBack(t *testing.T) {
 	for name, c := range map[string]struct {
 		leaderless time.Duration
+		other      bool // another voter leads first
 		want       bool
-	}{"an election": {time.Second, false}, "an outage": {30 * time.Second, true}} {
+	}{"an election": {time.Second, false, false}, "an outage": {30 * time.Second, false, true}, "an outage, and the witness leads first": {30 * time.Second, true, true}} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newAgent(t, "b", pairedRecord())
 			f.store.status = RaftStatus{LeaderName: "a"}
@@ -215,6 +216,11 @@ func TestALeaderGivesThePrimaryAMomentWhenTheNetworkIsBack(t *testing.T) {
 			f.store.status = RaftStatus{}
 			time.Sleep(c.leaderless)
 			regained()
+			if c.other {
+				f.store.status = RaftStatus{LeaderName: "w"}
+				regained()
+				time.Sleep(200 * time.Millisecond)
+			}
 			f.store.status = RaftStatus{Leader: true, Barrier: true, LeaderName: "b", Term: 7}
 			if got := regained(); got != c.want {
 				t.Errorf("%s: %v", name, got)

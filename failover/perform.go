@@ -278,10 +278,9 @@ func (a *Agent) commitEpoch(ctx context.Context) error {
 func (a *Agent) startEngine(ctx context.Context) error {
 	rec, _ := a.store.Record()
 	a.mu.Lock()
-	from := a.local.copyEpoch
-	if from == 0 { // this process has no copy
-		from = lastServed(rec)
-	}
+	// What was forced before this process's copy, or before the cluster was last paired, has been taken account of: the history has a name of its own since then,
+	// by which a copy of another one is known.
+	from := max(a.local.copyEpoch, lastServed(rec))
 	s := Session{Epoch: a.local.promotedEpoch, Generation: a.local.generation, Forced: forcedSince(rec, from)}
 	a.mu.Unlock()
 	if err := a.cfg.Engine.StartEngine(ctx, s); err != nil {

@@ -56,6 +56,7 @@ func (a *Agent) mayReplace(q *pb.ReplaceRequest) *pb.ReplaceResponse {
 	if q.Node == a.cfg.Other {
 		third = a.cfg.Witness
 	}
+	other, _ := in.Record.Member(third)
 	switch {
 	case in.Raft.Void != "":
 		return no("this node is out of the cluster itself: %s", in.Raft.Void)
@@ -76,7 +77,7 @@ func (a *Agent) mayReplace(q *pb.ReplaceRequest) *pb.ReplaceResponse {
 			a.cfg.Self, third, third)
 	case heard && !q.Alive:
 		return no("%s is alive (%s): nothing needs to be replaced. To replace it all the same: --yes; it is taken out first", q.Node, last)
-	case !a.votes(third):
+	case !other.Lost && !a.votes(third):
 		return no("%s does not answer: without %s, %s and %s are all that is left, and both must agree to let the new one in. Bring %s back first; if it is lost for good too, use shimctl serve --alone",
 			third, q.Node, a.cfg.Self, third, third)
 	}

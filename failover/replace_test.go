@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,22 @@ func TestReplaceIsRefused(t *testing.T) {
 				t.Errorf("%v, %v", r, err)
 			}
 		})
+	}
+}
+
+// After shimctl serve --alone nobody but this node votes: each of the others is enrolled anew, one after the other.
+func TestWhoWasGivenUpIsNotWaitedFor(t *testing.T) {
+	rec := *soloRecord()
+	rec.Members = slices.Clone(rec.Members)
+	for i := range rec.Members {
+		rec.Members[i].Lost = rec.Members[i].Name != "a"
+	}
+	f, s := replacer(t, &rec)
+	f.store.status.Heard = map[string]time.Duration{}
+	for _, node := range []string{"w", "b"} {
+		if r, err := s.Replace(t.Context(), &pb.ReplaceRequest{Node: node, Check: true}); err != nil || !r.Done {
+			t.Errorf("%s: %v, %v", node, r, err)
+		}
 	}
 }
 

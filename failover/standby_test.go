@@ -110,4 +110,19 @@ func TestTheEngineIsToldOfAForcedPromotionThatTheCopyMayNotKnow(t *testing.T) {
 	if start(f, 4) {
 		t.Error("a copy that was loaded after the forced promotion is thrown away")
 	}
+
+	// One whose copy is older than a forced promotion of the other node, which was paired since: its PostgreSQL has all of that.
+	f = newAgent(t, "b", soloRecord()).following(2)
+	f.StandbyLife()
+	f.store.set(recordAfter(record.Command{Kind: record.Pair, By: "a", Node: "b", Timeline: 2},
+		record.Command{Kind: record.Promote, By: "b", Node: "b", Timeline: 2}, record.Command{Kind: record.Timeline, By: "b", Timeline: 3, SwitchLSN: 200},
+		record.Command{Kind: record.Force, By: "a", Node: "a"}, record.Command{Kind: record.Timeline, By: "a", Timeline: 4, SwitchLSN: 300},
+		record.Command{Kind: record.Pair, By: "a", Node: "b", Timeline: 4}, record.Command{Kind: record.Promote, By: "b", Node: "b", Timeline: 4}))
+	rec, _ := f.store.Record()
+	if rec.Primary != "b" || !forcedSince(rec, 1) {
+		t.Fatalf("nothing is tried: %+v", rec)
+	}
+	if start(f, rec.Epoch) {
+		t.Error("an ordinary promotion counts as forced, because of one before the cluster was paired")
+	}
 }

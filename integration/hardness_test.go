@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kineshim/integration/cluster"
+	"kineshim/integration/pulse"
 )
 
 const (
@@ -48,6 +49,8 @@ type held struct {
 	pids    map[string]int
 	bytes   map[string]int64
 	logged  int64 // bytes of the primary's log
+	since   time.Time
+	pulse   *pulse.Pulse
 }
 
 func (r *rig) hold(t *testing.T) held {
@@ -55,7 +58,8 @@ func (r *rig) hold(t *testing.T) held {
 	p := r.primary(t)
 	s, err := r.StatusOf(t.Context(), p)
 	must(t, err)
-	h := held{primary: p, epoch: s.GetEpoch(), logged: r.logSize(t, p), pids: map[string]int{}, bytes: map[string]int64{}}
+	h := held{primary: p, epoch: s.GetEpoch(), logged: r.logSize(t, p), since: time.Now(), pulse: new(pulse.Pulse), pids: map[string]int{}, bytes: map[string]int64{}}
+	go h.pulse.Run(t.Context())
 	for _, node := range cluster.Nodes {
 		h.pids[node] = r.PID(node)
 		h.bytes[node] = r.resident(t, node)
@@ -95,9 +99,14 @@ func (h held) expect(t *testing.T, r *rig, grown int64) {
 		t.Errorf("epoch %d became %d", h.epoch, s.GetEpoch())
 	}
 	for _, l := range r.logged(t, h.primary, h.logged) {
-		if l["msg"] == "cluster record changed" {
-			t.Logf("the record changed meanwhile: %v", map[string]string(l))
+		if l["msg"] != "cluster record changed" {
+			continue
 		}
+		// Solo for a moment is what a machine that stands still brings about.
+		if late := h.pulse.Latest(h.since); l["kind"] == "solo" && late < 200*time.Millisecond {
+			t.Errorf("the record said solo, and this machine stood still for %v only: %v", late, map[string]string(l))
+		}
+		t.Logf("the record changed meanwhile: %v", map[string]string(l))
 	}
 }
 

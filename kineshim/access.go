@@ -3,6 +3,8 @@ package kineshim
 import (
 	"context"
 	"crypto/x509"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +23,9 @@ const (
 	operatorKey   = "kineshim-operator"
 )
 
+// nodesWords are what only the other node may say.
+var nodesWords = []string{commonNameKey, operatorKey, tlsKey, ageKey}
+
 // Credentials are what a caller says of himself.
 type Credentials struct {
 	// Token is the one that he was given; "": none. It counts before the certificate, as in etcd.
@@ -36,6 +41,19 @@ type Credentials struct {
 
 // sinceKey is the context's key of Credentials.Since.
 type sinceKey struct{}
+
+// streamAge is how old a stream was when the other node has forwarded it; 0: it begins here.
+func streamAge(ctx context.Context) time.Duration {
+	v := metadata.ValueFromIncomingContext(ctx, ageKey)
+	if len(v) == 0 || !wasForwarded(ctx) {
+		return 0
+	}
+	ms, err := strconv.ParseInt(v[0], 10, 64)
+	if err != nil || ms < 0 {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
 
 // StreamSince is the context of a stream that began then.
 func StreamSince(ctx context.Context, began time.Time) context.Context {
@@ -101,12 +119,14 @@ func (c Credentials) passOn(md metadata.MD) {
 
 // ownWords leaves out of a client's metadata what only the other node may say. As a rule there is nothing of it, and ctx is returned.
 func ownWords(ctx context.Context) context.Context {
-	if len(metadata.ValueFromIncomingContext(ctx, commonNameKey)) == 0 && len(metadata.ValueFromIncomingContext(ctx, operatorKey)) == 0 {
+	own := func(key string) bool { return len(metadata.ValueFromIncomingContext(ctx, key)) > 0 }
+	if !slices.ContainsFunc(nodesWords, own) {
 		return ctx
 	}
 	md, _ := metadata.FromIncomingContext(ctx) // a copy
-	md.Delete(commonNameKey)
-	md.Delete(operatorKey)
+	for _, key := range nodesWords {
+		md.Delete(key)
+	}
 	return metadata.NewIncomingContext(ctx, md)
 }
 

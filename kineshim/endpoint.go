@@ -60,6 +60,8 @@ type Endpoint struct {
 	room    room
 	asker   asker
 	streams streams
+	// leaderless is for streams that require a leader.
+	leaderless leaderless
 	// lastRoute is that of the last forwarded call.
 	lastRoute       atomic.Pointer[routeLife]
 	unknownOutcomes atomic.Uint64

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -166,6 +168,9 @@ func (e *Endpoint) outgoing(ctx context.Context, route Route, a Attempt) (contex
 	}
 	if OverTLS(ctx) {
 		out.Set(tlsKey, "true")
+	}
+	if since := CredentialsOf(ctx).Since; !since.IsZero() {
+		out.Set(ageKey, strconv.FormatInt(time.Since(since).Milliseconds(), 10))
 	}
 	out.Set(forwardedKey, e.opt.Node)
 	CredentialsOf(ctx).passOn(out)

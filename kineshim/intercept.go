@@ -20,6 +20,8 @@ const (
 	authorityKey = "kineshim-authority"
 	// tlsKey says that he asked by TLS.
 	tlsKey = "kineshim-tls"
+	// ageKey is for how long a stream had lasted when it was forwarded, in milliseconds.
+	ageKey = "kineshim-stream-age"
 	// answeredKey is a trailer of the peer address: this error was given by the endpoint, not by the transport. notDoneKey: and nothing was begun.
 	answeredKey = "kineshim-answered"
 	notDoneKey  = "kineshim-not-done"
@@ -75,7 +77,8 @@ func (e *Endpoint) interceptStream(from origin) grpc.StreamServerInterceptor {
 			}
 			defer e.streams.leave()
 		}
-		ss = &strippedStream{ss, StreamSince(from.context(ss.Context()), time.Now())}
+		ctx := from.context(ss.Context())
+		ss = &strippedStream{ss, StreamSince(ctx, time.Now().Add(-streamAge(ctx)))}
 		switch {
 		case !strings.HasPrefix(info.FullMethod, etcdServices):
 			return handler(srv, ss)

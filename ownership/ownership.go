@@ -67,7 +67,7 @@ func Share(config, dataDir string) error {
 	}
 	const groupReads, othersRead = 0o040, 0o004
 	st := fi.Sys().(*syscall.Stat_t)
-	if st.Uid != 0 || fi.Mode()&othersRead != 0 || int(st.Gid) == gid && fi.Mode()&groupReads != 0 {
+	if st.Uid != 0 || fi.Mode()&othersRead != 0 || fi.Mode()&groupReads != 0 && st.Gid != 0 { // for the service already, or for others whom somebody has chosen
 		return nil
 	}
 	if err := os.Chown(config, 0, gid); err != nil {

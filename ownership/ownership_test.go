@@ -101,6 +101,27 @@ func TestConfigurationStaysRootsAndIsReadable(t *testing.T) {
 	}
 }
 
+// A group that somebody has given the file to keeps it.
+func TestConfigurationOfAnotherGroupStaysAsItIs(t *testing.T) {
+	needRoot(t)
+	dir := dataDir(t)
+	must(t, os.Chown(dir, nobody, nobody))
+	for name, c := range map[string]struct {
+		gid, want int
+		mode      os.FileMode
+	}{"another group's": {12345, 12345, 0o640}, "root's group": {0, nobody, 0o640}, "everybody's": {0, 0, 0o644}, "another group's that may not": {12345, nobody, 0o600}} {
+		config := filepath.Join(t.TempDir(), "kineshim.yaml")
+		must(t, os.WriteFile(config, nil, c.mode))
+		must(t, os.Chown(config, 0, c.gid))
+		must(t, Share(config, dir))
+		fi, err := os.Stat(config)
+		must(t, err)
+		if got := int(fi.Sys().(*syscall.Stat_t).Gid); got != c.want {
+			t.Errorf("%s: group %d, want %d", name, got, c.want)
+		}
+	}
+}
+
 func TestServiceUserIsTheOwnerOfTheDataDirectory(t *testing.T) {
 	dir := t.TempDir()
 	if got, err := User(dir); got != "" || err != nil {

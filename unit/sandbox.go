@@ -59,17 +59,23 @@ func Fits(ctx context.Context, service, dataDir string) error {
 		return err
 	}
 	s := NewSandbox(properties)
-	owner := 0
-	if s.User != "" {
-		u, err := user.Lookup(s.User)
-		if err != nil {
-			return fmt.Errorf("%s runs as %s: %w", service, s.User, err)
-		}
-		if owner, err = strconv.Atoi(u.Uid); err != nil {
-			return fmt.Errorf("%s runs as %s: %w", service, s.User, err)
-		}
+	return s.refuse(service, dataDir, uidOf(s.User))
+}
+
+// uidOf is the user's; 0 also for one who is not known, as one whom systemd makes when the service starts.
+func uidOf(name string) int {
+	if uid, err := strconv.Atoi(name); err == nil {
+		return uid
 	}
-	return s.refuse(service, dataDir, owner)
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return 0
+	}
+	return uid
 }
 
 // refuse judges the directory for a service whose user has the UID.

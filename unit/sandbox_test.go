@@ -25,6 +25,14 @@ func TestWhereAServiceMayWrite(t *testing.T) {
 	}
 }
 
+func TestUsersAreKnownByNumberToo(t *testing.T) {
+	for name, want := range map[string]int{"": 0, "root": 0, "1000": 1000, "nobody-of-this-name": 0} {
+		if got := uidOf(name); got != want {
+			t.Errorf("%q: %d, want %d", name, got, want)
+		}
+	}
+}
+
 func TestADirectoryThatTheServiceCannotUseIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	own := os.Geteuid()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -178,7 +179,7 @@ func (o options) newTokens(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	s := setup{joining.ConfigFile{Path: o.config}, cfg}
-	if err = s.Own(cfg.DataDir); err == nil {
+	if err = s.Own(cfg.DataDir); err == nil && os.Geteuid() == 0 { // the service itself, which may not, runs
 		_, err = s.startService(ctx)
 	}
 	fmt.Fprint(stdout, instructions(tokens)) // nothing can show the same ones again

@@ -91,7 +91,7 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 	case err == nil:
 		fmt.Fprintf(stdout, "This machine is %s of cluster %s already.\n", id.ServerID, id.ClusterID)
 		if s.Text != nil && !o.dryRun {
-			s, err = o.restoreConfig(id, stdout)
+			return o.restoreConfig(id, stdout)
 		}
 	}
 	if err != nil || o.dryRun {
@@ -110,15 +110,22 @@ func (o options) joinByToken(ctx context.Context, t joining.Token, stdout io.Wri
 	return awaitArmed(ctx, s.cfg.ControlSocket, stdout)
 }
 
-// restoreConfig writes the configuration of a member that has lost it, as when its system was installed anew beside its data.
-func (o options) restoreConfig(id raftwitness.Identity, stdout io.Writer) (setup, error) {
+// restoreConfig writes the configuration of a member that has lost it, as when its system was installed anew beside its data. The node is not started: it could
+// become the primary without what both share.
+func (o options) restoreConfig(id raftwitness.Identity, stdout io.Writer) error {
 	o.name = id.Name
 	s, err := o.newSetup("kineshim join", "")
-	if err != nil {
-		return s, err
+	if err == nil {
+		err = s.Save(s.cfg.DataDir)
 	}
-	fmt.Fprintf(stdout, "%s was missing, and is written anew. What both data nodes share, such as vips, is not in it: copy it from the other one's.\n", s.Path)
-	return s, s.Save(s.cfg.DataDir)
+	if err == nil {
+		err = s.Own(s.cfg.DataDir)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s was missing, and is written anew. What both data nodes share, such as vips, is not in it: copy that from the other one's, then run this command again.\n", s.Path)
+	return nil
 }
 
 // visit asks the founder, and writes all that it gives.

@@ -38,6 +38,9 @@ func (n *node) measures() native.Measures {
 
 // sinceDecided is how long ago the agent decided; before it has, how long ago it was made.
 func (n *node) sinceDecided(v *failover.Vitals) time.Duration {
+	if n.stopping.Load() { // nothing is decided any more, and nothing hangs
+		return 0
+	}
 	if v == nil {
 		return time.Since(n.agent.Started())
 	}

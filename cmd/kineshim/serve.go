@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"kineshim/ambient"
@@ -179,6 +180,8 @@ type node struct {
 	limits  *limits
 	servers []*grpc.Server
 	fail    context.CancelCauseFunc
+	// stopping: the end has begun.
+	stopping atomic.Bool
 }
 
 // run owns everything: it starts from the voter outwards and stops in the reverse order, so that nothing ever answers whose
@@ -273,6 +276,7 @@ func (n *node) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, stopTelling()) }()
 
 	<-ctx.Done()
+	n.stopping.Store(true)
 	cause := context.Cause(ctx)
 	n.systemd.Patience(stopsWithin)
 	if errors.Is(cause, context.Canceled) {

@@ -61,8 +61,8 @@ type Raft struct {
 	// WitnessHeard is, on a leader, the time since the witness answered in this term; Never if it has not. WitnessSilent is the
 	// same, but counts from the beginning of this leadership if it has not.
 	WitnessHeard, WitnessSilent time.Duration
-	// Regained: this leadership has begun just now, after this node had known of no leader for longer than an election takes. The network may be back since a
-	// moment ago, and connections through it take another moment.
+	// Regained: this node leads, and just now it had known of nobody who led for longer than an election takes. The network may be back since a moment ago, and
+	// connections through it take another moment.
 	Regained bool
 	// OtherHeard and OtherSilent are the same of the other data node's voter: that may be out of reach while the node itself is heard.
 	OtherHeard, OtherSilent time.Duration

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -43,6 +44,9 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 	if err := s.makeRoom(d); err != nil {
 		return err
 	}
+	if d, err = s.Inspect(ctx); err != nil { // what is left
+		return err
+	}
 	if err := errors.Join(s.writeConfig(s.toolPassfile(), s.renderPassfile()), s.writeTLS()); err != nil {
 		return err
 	}
@@ -50,6 +54,7 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 	cmd := s.command(syscall.SIGKILL, "pg_basebackup", "-D", fresh, "-X", "stream", "--checkpoint=fast", "--progress", "--no-password",
 		"-d", s.peerConninfo(cloneName, s.peerAddress(ctx)))
 	report("waiting for the peer's checkpoint", 0, 0)
+	dense := density(s.cfg.DataDir) // before, as the copy does not wait
 	copying, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	began := false
@@ -60,7 +65,7 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 		}
 		if !began { // later it has room that the copy itself has taken
 			began = true
-			if err := s.roomFor(total-min(total, done), d); err != nil {
+			if err := s.roomFor(uint64(float64(total-min(total, done))*dense), d); err != nil {
 				giveUp(err)
 			}
 		}
@@ -83,21 +88,42 @@ func (s *Server) clone(ctx context.Context, report func(string, uint64, uint64))
 // cloneReserve is what a clone leaves free: WAL comes with the copy.
 const cloneReserve = 64 << 20
 
-// roomFor is ErrNoRoom if a copy of that size does not fit beside the old data directory.
+// roomFor is ErrNoRoom if a copy that takes so much does not fit beside the old data directory. Without one it is tried: nothing can be removed for it.
 func (s *Server) roomFor(size uint64, old DataState) error {
+	if !old.Exists {
+		return nil
+	}
 	free, _, err := s.space(filepath.Dir(s.cfg.DataDir))
 	if err != nil {
 		s.log.Warn("whether there is room for the copy is not known", "error", err)
 		return nil
 	}
 	if need := size + cloneReserve; uint64(max(free, 0)) < need {
-		text := fmt.Sprintf("the copy takes %d MiB, and %d MiB are free on the disk of %s: make room", need>>20, free>>20, s.cfg.DataDir)
-		if old.Exists {
-			text += ". The old data stay until the copy is whole; if this node's are of no use to anybody any more, remove them by hand: rm -r " + s.cfg.DataDir
-		}
-		return fmt.Errorf("%w: %s", ErrNoRoom, text)
+		return fmt.Errorf("%w: the copy takes %d MiB, and %d MiB are free on the disk of %s: make room. The old data stay until the copy is whole; "+
+			"if this node's are of no use to anybody any more: systemctl stop kineshim, rm -r %s, systemctl start kineshim", ErrNoRoom, need>>20, free>>20, s.cfg.DataDir, s.cfg.DataDir)
 	}
 	return nil
+}
+
+// density is how much of the disk the files below the directory take, of what they say: less than 1 where the file system compresses, as it will a copy of them.
+func density(dir string) float64 {
+	var taken, sizes uint64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		taken += uint64(fi.Sys().(*syscall.Stat_t).Blocks) * 512
+		sizes += uint64(fi.Size())
+		return nil
+	})
+	if err != nil || sizes == 0 || taken > sizes {
+		return 1
+	}
+	return float64(taken) / float64(sizes)
 }
 
 // keepWhatClonesReplace keeps the WAL that only the old data directory has, if it can: after a forced promotion of the peer

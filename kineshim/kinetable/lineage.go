@@ -3,6 +3,7 @@ package kinetable
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -26,22 +27,30 @@ func (s *Store) SetLineage(ctx context.Context, lineage int64) error {
 	return nil
 }
 
-// Fork gives the history a number and a place of its own: it goes on jump revisions, and as many rows, ahead of meta, which is what Load has returned, and
-// everything before that is compacted. Whoever knows a history that has parted from this one before, and is not jump revisions ahead, is thus never taken for
-// somebody who knows this one. It returns what Load would return now. Like SetLineage, it is for the time before anything is written. Tables of old versions of
-// kine cannot count further than 2³¹: if jump does not fit any more, only the number is new.
-func (s *Store) Fork(ctx context.Context, meta Meta, lineage, jump int64) (Meta, error) {
+// oldTablesJump is how far a fork goes ahead where the columns do not reach further.
+const oldTablesJump = 1_000_000
+
+// Fork gives the history a number and a place of its own: it goes on at the revision, and as many rows further, from meta, which is what Load has returned, and
+// everything before that is compacted. Who knows a history that has parted from this one is never taken for somebody who knows this one, if no other history
+// reaches there. It returns what Load would return now. Like SetLineage, it is for the time before anything is written. Tables of old versions of kine cannot
+// count further than 2³¹: those go on a million ahead instead, and if that does not fit any more either, only the number is new.
+func (s *Store) Fork(ctx context.Context, meta Meta, lineage, revision int64) (Meta, error) {
 	to := meta
-	to.LastID, to.Revision = meta.LastID+jump, meta.Revision+jump
-	to.Compacted, to.Untouched = to.Revision, false
+	by := revision - meta.Revision
+	if s.shape.idMax < math.MaxInt64 {
+		by = oldTablesJump
+	}
+	if fits := by > 0 && meta.LastID <= s.shape.idMax-2*by; fits {
+		to.LastID, to.Revision = meta.LastID+by, meta.Revision+by
+		to.Compacted, to.Untouched = to.Revision, false
+	}
 	err := s.helpers.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return synchronously(ctx, conn, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "UPDATE kineshim_state SET lineage = $1", lineage); err != nil {
 				return err
 			}
-			if to.LastID > s.shape.idMax-jump {
-				s.log.Warn("the table's columns are of an old version of kine: revisions cannot jump any more, so that some may be used again; restart k3s", "lastID", meta.LastID)
-				to = meta
+			if to.LastID == meta.LastID {
+				s.log.Warn("revisions cannot jump any more, as the table's columns end, so that some may be used again: restart k3s on both servers", "lastID", meta.LastID, "most", s.shape.idMax)
 				return nil
 			}
 			tag, err := tx.Exec(ctx, "UPDATE kine SET id = $1::bigint, prev_revision = $1::bigint, ks_create = $1::bigint, ks_revision = $2::bigint, ks_version = $2::bigint WHERE name = '"+compactName+"'", to.LastID, to.Revision)

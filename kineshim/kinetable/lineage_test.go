@@ -26,11 +26,15 @@ func TestForkIsLoadedAgain(t *testing.T) {
 			check(s.SetLineage(t.Context(), 7))
 			write(t, s, Batch{Rows: []Row{created(2), created(3)}, LeaseClock: time.Hour})
 			rows, meta := load(t, s)
-			const jump = 1_000_000
-			forked, err := s.Fork(t.Context(), meta, 8, jump)
+			const place = 1 << 37
+			forked, err := s.Fork(t.Context(), meta, 8, place)
 			check(err)
 			want := meta
-			want.LastID, want.Revision, want.Compacted = meta.LastID+jump, meta.Revision+jump, meta.Revision+jump
+			want.Revision = place
+			if table != "" {
+				want.Revision = meta.Revision + oldTablesJump
+			}
+			want.LastID, want.Compacted = meta.LastID+want.Revision-meta.Revision, want.Revision
 			if diff := cmp.Diff(want, forked); diff != "" || s.Lineage() != 8 {
 				t.Errorf("lineage %d: %s", s.Lineage(), diff)
 			}
@@ -56,8 +60,12 @@ func TestForkIsLoadedAgain(t *testing.T) {
 				return
 			}
 			// Where the columns end, there is no more than a new number.
+			last := created(again.shape.idMax - oldTablesJump)
+			last.Revision = last.ID - (next.ID - next.Revision)
 			_, meta = load(t, again)
-			forked, err = again.Fork(t.Context(), meta, 9, again.shape.idMax/2)
+			write(t, again, Batch{Rows: []Row{last}, LeaseClock: time.Hour})
+			_, meta = load(t, again)
+			forked, err = again.Fork(t.Context(), meta, 9, place)
 			check(err)
 			if diff := cmp.Diff(meta, forked); diff != "" || again.Lineage() != 9 {
 				t.Errorf("lineage %d: %s", again.Lineage(), diff)

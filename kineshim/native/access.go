@@ -20,11 +20,11 @@ func callerOf(ctx context.Context, s *auth.State, ahead time.Duration) (auth.Cal
 	case c.Operator:
 		return theOperator, nil
 	case c.Token != "":
-		at := c.Since // so that a stream can be used for as long as it lasts: a client shows no other token on it
-		if at.IsZero() {
-			at = time.Now()
+		at := time.Now().Add(ahead)
+		if !c.Since.IsZero() { // so that a stream can be used for as long as it lasts: a client shows no other token on it
+			at = at.Add(-time.Since(c.Since))
 		}
-		return s.Token(c.Token, at.Add(ahead))
+		return s.Token(c.Token, at)
 	}
 	return auth.Caller{Name: c.CommonName, Known: c.Certified}, nil
 }
@@ -91,8 +91,11 @@ func (r *Replica) Permit(ctx context.Context, request any, at kineshim.AccessPoi
 	if err != nil {
 		return err
 	}
-	if at != (kineshim.AccessPoint{}) && r.serving.Load() == nil {
+	if at != (kineshim.AccessPoint{}) {
 		k.ahead.Store(int64(at.Clock))
+	}
+	if r.serving.Load() != nil { // since a moment ago: open has set it to 0, or is about to
+		k.ahead.Store(0)
 	}
 	return k.permit(ctx, s, k.primaryAhead(), request)
 }

@@ -75,6 +75,7 @@ type Engine struct {
 	*keyspace
 	cfg        Config
 	serves     func() bool // Session.Serves
+	epoch      uint64      // Session.Epoch
 	log        *slog.Logger
 	store      *kinetable.Store
 	clock      *leaseClock
@@ -151,7 +152,7 @@ func open(ctx context.Context, c Config, s kineshim.Session, k *keyspace) (*Engi
 	if !warm {
 		k = newKeyspace(c, log)
 	}
-	e := &Engine{keyspace: k, cfg: c, serves: s.Serves, log: log, store: store, passwords: newPasswords(), said: newVoice(), failed: make(chan struct{})}
+	e := &Engine{keyspace: k, cfg: c, serves: s.Serves, epoch: s.Epoch, log: log, store: store, passwords: newPasswords(), said: newVoice(), failed: make(chan struct{})}
 	if e.serves == nil {
 		e.serves = func() bool { return true }
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"kineshim/kineshim/auth"
@@ -49,16 +50,26 @@ func (e *Engine) load(ctx context.Context, forced bool) error {
 	return nil
 }
 
-// loadForked is Load of a table whose history goes on as another one: ahead of all that clients may have seen, so that their watches begin again and nothing that
-// they know is taken for this history's. A restore does the same.
+// epochRevisions is how many revisions an epoch has, if it begins a history of its own: more than a cluster writes in its life, and few enough for 2¹⁷ epochs below
+// 2⁵³, to which some clients count.
+const epochRevisions = 1 << 36
+
+// forkAt is where a history of its own begins that is served in the epoch. Two nodes that have gone on alone, each by an operator's word, may have the same epoch: so
+// the place in it is random.
+func forkAt(epoch uint64) int64 { return int64(epoch)*epochRevisions + rand.Int64N(epochRevisions/2) }
+
+// loadForked is Load of a table whose history goes on as another one: ahead of all that clients may have seen of any other, so that their watches begin again and
+// nothing that they know is taken for this history's. Raft never gives an epoch twice: so its number says where no other history is, however long they have
+// been apart.
 func (e *Engine) loadForked(ctx context.Context, each func(kinetable.LoadedRow) error) (kinetable.Meta, error) {
 	meta, err := e.store.Load(ctx, each)
 	if err != nil {
 		return meta, err
 	}
-	forked, err := e.store.Fork(ctx, meta, newLineage(), revisionJump)
-	if err == nil {
-		e.log.Warn("the promotion was forced: revisions jump, and watches begin again", "revision", meta.Revision, "now", forked.Revision)
+	forked, err := e.store.Fork(ctx, meta, newLineage(), max(forkAt(e.epoch), meta.Revision+revisionJump))
+	if err == nil && forked.Revision != meta.Revision {
+		e.log.Warn("an operator's decision, or one that is not known of any more, may have lost writes: revisions jump ahead of all that were seen, and watches begin again",
+			"revision", meta.Revision, "now", forked.Revision)
 	}
 	return forked, err
 }
