@@ -33,12 +33,14 @@ type load struct {
 	mark    atomic.Int64
 	// halted: its requests have been ended.
 	halted atomic.Bool
+	// jumped: an operator's decision has let revisions jump, so that watches begin again.
+	jumped atomic.Bool
 }
 
 // watched is what a watch under way came to.
 type watched struct {
-	history ledger.History
-	err     error
+	histories []ledger.History
+	err       error
 }
 
 // startLoad begins a load. The caller ends it with end, or with abandon.
@@ -76,7 +78,7 @@ func (l *load) watch(node string) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), loadAtMost+checkWithin)
 		defer cancel()
-		h, err := ledger.WatchUntil(ctx, "watch through "+node, l.r.clients[node], l.prefix, l.from, l.mark.Load)
+		h, err := ledger.WatchThrough(ctx, "watch through "+node, l.r.clients[node], l.prefix, l.from, l.mark.Load, l.jumped.Load)
 		ended <- watched{h, err}
 	}()
 }
@@ -105,7 +107,7 @@ func (l *load) histories(mark int64) (all []ledger.History, found []string) {
 			if w.err != nil {
 				found = append(found, w.err.Error())
 			}
-			all = append(all, w.history)
+			all = append(all, w.histories...)
 		case <-time.After(checkWithin):
 			found = append(found, fmt.Sprintf("a watch has not seen revision %d within %s", mark, checkWithin))
 		}
@@ -131,13 +133,13 @@ func (l *load) check(ctx context.Context) []string {
 		if err != nil {
 			return append(found, err.Error())
 		}
-		history, err := ledger.WatchUntil(ctx, "history read from "+node, l.r.clients[node], l.prefix, l.from, func() int64 { return mark.Revision })
+		read, err := ledger.WatchThrough(ctx, "history read from "+node, l.r.clients[node], l.prefix, l.from, func() int64 { return mark.Revision }, l.jumped.Load)
 		if err != nil {
 			return append(found, err.Error())
 		}
 		watched, wrong := l.histories(mark.Revision)
 		found = append(found, wrong...)
-		in := ledger.Input{Entries: l.rec.Entries(), Prefix: l.prefix, Final: final, Histories: append(watched, history)}
+		in := ledger.Input{Entries: l.rec.Entries(), Prefix: l.prefix, Final: final, Histories: append(watched, read...)}
 		for i, v := range ledger.Check(in, promises) {
 			if i < maxFound {
 				found = append(found, fmt.Sprintf("through %s: %s", node, v))

@@ -146,6 +146,7 @@ func (t *Trial) goOnAlone(node string, force bool, shown ...string) {
 	if p := t.Primary(t.ctx); p != "" {
 		t.Fatalf("%s serves without the operator's word", p)
 	}
+	t.load.jumped.Store(true)
 	_, err := t.shimctl(node, "serve alone", command...)
 	t.Must(err)
 	t.Serves(node)
@@ -159,9 +160,12 @@ func (t *Trial) fenced(alone string) {
 	t.PowerOn(t.W, old)
 	t.says(old, old, "given this voter up")
 	t.OnlyServes(alone, severalLeases)
-	if t.lastLine(t.W, "this voter is void") == "" {
-		t.Failf("the witness does not say that it was given up")
-	}
+	t.Until("the witness says that it was given up", serveWithin, func(context.Context) string {
+		if t.lastLine(t.W, "this voter is void") == "" {
+			return "it does not"
+		}
+		return ""
+	})
 	if st := t.State(old); st.GetVoid() == "" || st.GetGateOpen() || st.GetRole() == "primary" {
 		t.Failf("%s was given up, and is %s: %q", old, st.GetRole(), st.GetVoid())
 	}

@@ -47,6 +47,30 @@ func WatchUntil(ctx context.Context, name string, c *clientv3.Client, prefix str
 	}
 }
 
+// WatchThrough is WatchUntil where revisions may jump, as after an operator's decision that may lose writes: a watch that is told that what comes next for it is
+// compacted lists, as Kubernetes' reflectors do, and another History begins there. mayJump says whether that may be; else it is an error.
+func WatchThrough(ctx context.Context, name string, c *clientv3.Client, prefix string, from int64, mark func() int64, mayJump func() bool) ([]History, error) {
+	var all []History
+	for {
+		h, err := WatchUntil(ctx, name, c, prefix, from, mark)
+		all = append(all, h)
+		if err == nil || !errors.Is(err, rpctypes.ErrCompacted) || !mayJump() {
+			return all, err
+		}
+		for {
+			now, err := c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+			if err == nil {
+				from = now.Header.Revision
+				break
+			}
+			if ctx.Err() != nil {
+				return all, fmt.Errorf("list %s after a jump: %w", prefix, err)
+			}
+			sleep(ctx, defaultPause)
+		}
+	}
+}
+
 // markPoll is how often a watch without events asks whether the mark has been set.
 const markPoll = 100 * time.Millisecond
 
