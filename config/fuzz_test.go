@@ -38,7 +38,7 @@ func FuzzNode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(n.Members) > 0 && (n.Other() == "" || n.WitnessName() == "" || n.Self().Witness()) || len(n.ClientAddresses()) == 0 || n.MaxWait <= 0 {
+		if len(n.Members) >= voters && (n.Other() == "" || n.WitnessName() == "" || n.Self().Witness()) || len(n.ClientAddresses()) == 0 || n.MaxWait <= 0 {
 			t.Fatalf("it was taken: %+v", n)
 		}
 		written, err := yaml.Marshal(n)

@@ -101,7 +101,7 @@ func TestDoctorAsksTheRunningKineshim(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`node: a
 data_dir: `+dir+`
 members:
-  a: {raft: 127.0.0.1:1, peer: 127.0.0.1:1, postgres: 127.0.0.1:1}
+  a: {raft: 127.0.0.1:1, peer: 127.0.0.1:2, postgres: 127.0.0.1:3}
   b: {raft: 127.0.0.1:1, peer: 127.0.0.1:1, postgres: 127.0.0.1:1}
   w: {raft: 127.0.0.1:1}
 `), 0o600); err != nil {

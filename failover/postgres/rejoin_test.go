@@ -187,14 +187,12 @@ func TestAnInterruptedRewindIsRefusedAndRepairedByClone(t *testing.T) {
 func TestCloneForWhichThereIsNoRoomLeavesTheOldData(t *testing.T) {
 	ctx := testContext(t)
 	a, b := pair(t, ctx)
-	a.sql(ctx, `SET synchronous_commit = local; CREATE TABLE t AS SELECT generate_series(1, 2000000) AS n`) // so that the copy takes a while
+	a.sql(ctx, `SET synchronous_commit = local; CREATE TABLE t AS SELECT generate_series(1, 1000000) AS n`)
 	check(t, "stop", b.StopFast(ctx))
+	programs := b.cfg.BinDir
+	b.cfg.BinDir = slowBaseBackup(t, programs)
 	b.space = func(string) (int64, int64, error) { return 65 << 20, 1 << 30, nil }
-	var err error
-	for try := 0; err == nil && try < 5; try++ { // a copy that is there before it could be given up is none that does not fit
-		err = b.Clone(ctx, nil)
-	}
-	if !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "rm -r "+b.cfg.DataDir) {
+	if err := b.Clone(ctx, nil); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "rm -r "+b.cfg.DataDir) {
 		t.Errorf("without room: %v", err)
 	}
 	if d, err := b.Inspect(ctx); err != nil || !d.Complete {
@@ -203,8 +201,27 @@ func TestCloneForWhichThereIsNoRoomLeavesTheOldData(t *testing.T) {
 	if _, err := os.Stat(b.cfg.DataDir + newSuffix); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what was copied is still there: %v", err)
 	}
-	b.space = statfs.Space
+	b.cfg.BinDir, b.space = programs, statfs.Space
 	check(t, "clone", b.Clone(ctx, nil))
+}
+
+// slowBaseBackup is a directory of PostgreSQL's programs in which pg_basebackup takes a minute for what these tests have.
+func slowBaseBackup(t *testing.T, programs string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kineshim-slow-*") // PostgreSQL's user must be able to enter it
+	check(t, "make a directory", err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	check(t, "open it", os.Chmod(dir, 0o755))
+	all, err := os.ReadDir(programs)
+	check(t, "list the programs", err)
+	for _, e := range all {
+		if e.Name() != "pg_basebackup" {
+			check(t, "link", os.Symlink(filepath.Join(programs, e.Name()), filepath.Join(dir, e.Name())))
+		}
+	}
+	script := "#!/bin/sh\nexec " + filepath.Join(programs, "pg_basebackup") + " --max-rate=1M \"$@\"\n"
+	check(t, "write", os.WriteFile(filepath.Join(dir, "pg_basebackup"), []byte(script), 0o755))
+	return dir
 }
 
 // What cannot work must fail before anything is damaged.

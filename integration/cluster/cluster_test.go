@@ -119,7 +119,7 @@ func TestUnfinishedDirectoryIsRefused(t *testing.T) {
 	if err := os.Remove(filepath.Join(c.Dir(), layoutFile)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(t.Context(), c.Dir(), c.opts); err == nil || !strings.Contains(err.Error(), "remove it") {
+	if _, err := New(t.Context(), c.Dir(), c.opts); err == nil || !strings.Contains(err.Error(), "remove a, b and w in "+c.Dir()) {
 		t.Errorf("got %v", err)
 	}
 }
