@@ -105,6 +105,7 @@ func newTestCluster(t *testing.T, promise time.Duration) *testCluster {
 	t.Helper()
 	// In memory: a disk that flushes for a tenth of a second, a dozen times in a row, is not what the bounds of these tests are about.
 	c := &testCluster{t: t, links: newLinks(), dir: inMemoryDir(t), nodes: map[string]*testNode{}}
+	_ = t.TempDir() // what tests put below it is removed after the voters have ended, which is cleaned up before: the last first
 	address, listeners := map[string]string{}, map[string]*Listener{}
 	for _, name := range voters {
 		listeners[name] = newTestListener(t, name)
